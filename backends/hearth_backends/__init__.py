@@ -1,0 +1,1 @@
+"""Backends of Hearth: what runs a model on a device, behind one contract."""

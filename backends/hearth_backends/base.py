@@ -1,0 +1,422 @@
+"""The contracts between the engine and every backend, and the values that cross them.
+
+Nothing here imports a heavy library. Arrays are NumPy; shapes and dtypes stand beside each field.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearth_backends.weights.spec import ModelSpec
+
+I32: TypeAlias = NDArray[np.int32]
+F32: TypeAlias = NDArray[np.float32]
+Bools: TypeAlias = NDArray[np.bool_]
+
+BLOCK_TOKENS = 16
+"""Tokens in one block of the prefix cache, on every store."""
+
+
+# --- sequences and their key-value memory -----------------------------------------------------
+
+
+class SequenceView(Protocol):
+    """What a store may know of a sequence: who it is, its tokens, and the hashes that name its prefix."""
+
+    @property
+    def id(self) -> int:
+        """Unique for the life of the engine."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Prompt and output so far."""
+
+    @property
+    def block_hashes(self) -> Sequence[bytes]:
+        """One chained hash for each full block of BLOCK_TOKENS tokens; grows with `tokens`."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether its prefix may be matched against, and left in, the cache."""
+
+
+class Want(NamedTuple):
+    """Room for `n_tokens` more tokens of one sequence, after those it has committed and reserved."""
+
+    seq: SequenceView
+    n_tokens: int
+
+
+class OpKind(Enum):
+    """What a stage does to its key-value memory before it computes; each kind is idempotent."""
+
+    FORK = "fork"  # row dst becomes the first n_tokens of row src (what dst held is dropped)
+    TRUNCATE = "truncate"  # row dst keeps its first n_tokens (0: cleared)
+    SAVE = "save"  # the state of row src, at n_tokens, is kept as state dst
+    LOAD = "load"  # row dst becomes saved state src, of n_tokens
+    DROP = "drop"  # saved state src is forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class KVOp:
+    """One operation on key-value memory; `src` and `dst` are rows, or saved states where the kind says so."""
+
+    kind: OpKind
+    src: int
+    dst: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a sequence lives: a row in [0, n_seq), and its block table where the store is paged."""
+
+    row: int
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Room granted for one step: `ops` first and in order, then one placement for each want.
+
+    `parts` is filled by the joint store of a pipeline: one reservation for each stage.
+    """
+
+    wants: tuple[Want, ...]
+    ops: tuple[KVOp, ...]
+    placements: tuple[Placement, ...]
+    parts: tuple[Reservation, ...] = ()
+
+
+class KVStore(Protocol):
+    """Bookkeeping of key-value memory; holds no tensors, runs in the engine's process.
+
+    Order of calls for a sequence: `match`, then any number of `reserve` each followed by one `commit`
+    or `rollback` (reservations may overlap in flight: they are committed in order, rolled back in
+    reverse), `truncate` between steps, `release` once. `release` without `match` is allowed, and
+    after `release` the same sequence may `match` again (preemption).
+    Operations that arise outside a reservation (truncate, release, eviction) are queued and travel
+    at the front of the next reservation's `ops`; a rollback queues them again.
+    """
+
+    def match(self, seq: SequenceView) -> int:
+        """Pin the longest cached prefix and return its length, at most len(seq.tokens) - 1."""
+
+    def reserve(self, wants: Sequence[Want]) -> Reservation | None:
+        """Grant all wants or none; evicts idle prefixes for room. None changes nothing but the cache."""
+
+    def commit(self, reservation: Reservation, computed: Mapping[int, int]) -> None:
+        """Record how many of the reserved tokens each sequence id really computed; the rest is freed.
+
+        A sequence id missing from `computed` computed all it reserved.
+        """
+
+    def rollback(self, reservation: Reservation) -> None:
+        """Undo a reservation whose step did not happen, or failed half way."""
+
+    def truncate(self, seq: SequenceView, n_tokens: int) -> None:
+        """Forget the committed tokens after the first n_tokens (rejected drafts)."""
+
+    def release(self, seq: SequenceView, keep_cached: bool = True) -> None:
+        """The sequence is done or preempted; its committed blocks stay matchable if keep_cached."""
+
+    def free_tokens(self) -> int:
+        """Tokens that can be reserved now, idle prefixes counted as free."""
+
+    def can_admit(self) -> bool:
+        """Whether one more sequence could have a row."""
+
+    def check(self) -> None:
+        """Raise AssertionError unless every unit is exactly one of free, reserved, committed."""
+
+
+# --- what a stage computes ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one request samples; the written definition is in `hearth_backends.sampling`."""
+
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0  # unsigned 64 bit
+    n_logprobs: int | None = None  # None: none; 0: of the chosen token; n: and of the n best
+
+    @property
+    def penalises(self) -> bool:
+        """Whether sampling needs the tokens that came before."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """Parameters of the k wanted rows of a batch, in row order.
+
+    A row with `targets[i] >= 0` is not sampled: its "sample" is that token (prompt scoring).
+    """
+
+    params: tuple[SamplingParams, ...]  # k
+    positions: NDArray[np.int64]  # [k] output position: 0 for the first generated token
+    targets: I32  # [k] -1: sample
+    history: tuple[Sequence[int] | None, ...]  # k; prompt + output before the row, where it penalises
+    n_prompt: tuple[int, ...]  # k; how much of history is prompt (not counted by presence/frequency)
+    banned: tuple[tuple[int, ...], ...]  # k; tokens that may not come (end tokens before min_tokens)
+    mask: NDArray[np.uint32] | None = None  # [k, ceil(n_vocab / 32)] bit set: allowed (grammar)
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n ragged rows grouped by sequence, positions ascending within each."""
+
+    tokens: I32  # [n]; -1: this sequence's last sample, still on the device
+    seq: I32  # [n] the row (Placement.row) that the sequence lives in
+    pos: I32  # [n]
+    want: Bools  # [n] logits of this row are sampled (or scored)
+    ops: tuple[KVOp, ...]
+    placements: tuple[Placement, ...]  # one for each group of rows, in order
+    sampling: SamplingBatch | None  # None where nothing is wanted
+    adapter: I32 | None = None  # [n]; None: no adapter in this batch
+
+
+Hidden: TypeAlias = F32  # [n, d_model], before the final norm
+
+
+class TopLogprobs(NamedTuple):
+    """The best tokens of one row and their log-probabilities, best first."""
+
+    tokens: I32  # [m]
+    logprobs: F32  # [m]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What the last stage returns: one token for each wanted row."""
+
+    tokens: I32  # [k]
+    logprobs: F32 | None = None  # [k]; of the unpenalised, untempered distribution; nan where not asked
+    top: tuple[TopLogprobs | None, ...] = ()  # k, or empty when no row asked
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Packing hints for the scheduler; never policy."""
+
+    mixed: bool = True  # prefill and decode rows in one batch
+    ragged: bool = True  # sequences with different numbers of rows in one batch
+    max_prefill_seqs: int | None = None  # sequences with more than one row in a batch; None: any number
+    async_depth: int = 0  # steps that may be submitted before the previous one's tokens are known
+    shares_prefix: bool = True
+    rollback: Literal["any", "checkpoint"] = "any"
+    max_wants: int | None = None  # wanted rows in a batch
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """Layers [first, last) of one model and the room it is to run in."""
+
+    first: int
+    last: int
+    embed: bool  # takes tokens; otherwise hidden states
+    head: bool  # ends in norm, LM head and sampling; otherwise hidden states
+    n_seq: int  # sequences at once
+    n_ctx: int  # tokens in one sequence at most
+    n_rows: int  # rows in one batch at most
+    kv_tokens: int  # tokens over all sequences
+    kv_dtype: str  # "f16" | "f32" | "q8_0"
+    weight_kind: str  # "file": as stored
+    threads: int
+
+
+Handle: TypeAlias = object
+"""What `submit` returns and `poll` takes; opaque to the engine."""
+
+
+class Stage(ABC):
+    """Layers of one model on one device, or on one group of equal devices."""
+
+    spec: StageSpec
+    caps: Capabilities
+
+    @abstractmethod
+    def submit(self, batch: Batch, x: Hidden | None) -> Handle:
+        """Start one step; `x` [n, d_model] where the spec has embed=False.
+
+        Raises CapacityError when the memory for it is not there (nothing changed), StepError when the
+        step failed and may be repeated after a rollback, BackendError when the stage is beyond use.
+        """
+
+    @abstractmethod
+    def poll(self, handle: Handle) -> Hidden | Sampled | None:
+        """The result of a step, or None while it runs; handles are polled in the order of submission.
+
+        A stage without head returns Hidden for all rows; one with head returns Sampled (of length 0
+        where nothing was wanted).
+        """
+
+    @abstractmethod
+    def export(self, placement: Placement, n_tokens: int) -> bytes:
+        """The key-value state of a row's first n_tokens, tagged with model digest, range and backend."""
+
+    @abstractmethod
+    def restore(self, placement: Placement, blob: bytes) -> int:
+        """Put an exported state into a row and return its tokens; raises StepError for a foreign blob."""
+
+    @abstractmethod
+    def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
+        """Make a LoRA adapter available under a number; raises Unsupported where there are none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything; idempotent."""
+
+
+# --- backends, devices, memory -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """One device as a backend sees it."""
+
+    name: str  # "cpu:0", "cuda:0": what the configuration calls it
+    kind: Literal["cpu", "gpu", "npu"]
+    description: str
+    total_bytes: int | None
+    free_bytes: int | None
+    cores: int | None = None  # physical
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether a backend runs a model on a device, and why not."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Memory of a stage by purpose."""
+
+    weights: int
+    kv: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Memory that the ledger granted on one device; nothing is allocated without one."""
+
+    id: int
+    device: str
+    bytes: Bytes
+
+
+Progress: TypeAlias = Callable[[float], None]
+"""Called with a fraction in [0, 1] while a model loads."""
+
+
+class Backend(ABC):
+    """One way to run models: names devices, says what it supports, loads stages."""
+
+    name: str
+
+    @abstractmethod
+    def devices(self) -> list[DeviceInfo]:
+        """The devices this backend can use here."""
+
+    @abstractmethod
+    def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
+        """Yes, or no with the reason in words."""
+
+    @abstractmethod
+    def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
+        """Bytes that `load` will take; pure."""
+
+    @abstractmethod
+    def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
+        """A fresh store of the kind this backend's stages need."""
+
+    @abstractmethod
+    def load(
+        self,
+        model: ModelSpec,
+        spec: StageSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
+    ) -> Stage:
+        """Load a stage; raises ModelFileError, Unsupported, OutOfMemory."""
+
+    def load_encoder(
+        self, model: ModelSpec, devices: tuple[DeviceInfo, ...], leases: tuple[Lease, ...]
+    ) -> Encoder:
+        """An embedding model; raises Unsupported where the backend has none."""
+        from hearth_backends.errors import Unsupported
+
+        raise Unsupported(f"backend {self.name} runs no embedding models")
+
+
+class Encoder(Protocol):
+    """An embedding model: no scheduler, no key-value memory."""
+
+    def encode(self, token_lists: Sequence[Sequence[int]]) -> F32:
+        """One vector for each list: [n, d]."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back, exact in bytes."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def bos_id(self) -> int | None: ...
+
+    @property
+    def eos_id(self) -> int | None: ...
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every token that ends a generation."""
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids; `add_special` adds what the model wants around a text (BOS)."""
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes a token stands for; control tokens are empty unless `special`."""
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> bytes:
+        """The bytes of a whole text (a leading space the tokenizer added is taken off)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A tokenizer and a specification, as `registry.open_model` returns them."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer = field(compare=False)

@@ -1,0 +1,1 @@
+"""The GGUF backend: llama.cpp through its low-level API."""

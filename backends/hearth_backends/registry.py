@@ -1,0 +1,45 @@
+"""Names to backends, and model paths to readers; each is imported when it is first asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from hearth_backends.base import Backend, LoadedModel
+from hearth_backends.errors import ModelFileError, Unsupported
+
+BACKENDS = {
+    "gguf": "hearth_backends.gguf.backend:GgufBackend",
+    "sim": "hearth_backends.sim.backend:SimBackend",
+}
+"""Backend name to "module:class"."""
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name; raises Unsupported for a name that nobody has, or a missing package."""
+    if name not in BACKENDS:
+        raise Unsupported(f"no backend is called {name!r}; there are {', '.join(sorted(BACKENDS))}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    try:
+        return cast(Backend, getattr(import_module(module), attribute)())
+    except ImportError as error:
+        raise Unsupported(
+            f"backend {name} needs a package that is not here ({error.name}): pip install 'hearthd[{name}]'"
+        ) from error
+
+
+def open_model(path: str) -> LoadedModel:
+    """Read a model's specification and load its tokenizer; raises ModelFileError, Unsupported.
+
+    `path` is a file, or "sim:" with options for the simulated model.
+    """
+    if path.startswith("sim:"):
+        return cast(LoadedModel, import_module("hearth_backends.sim.model").open_sim(path))
+    if path.endswith(".gguf"):
+        return cast(LoadedModel, import_module("hearth_backends.gguf.vocab").open_gguf(path))
+    raise ModelFileError(f"{path}: not a model that Hearth can read (a .gguf file is)")
+
+
+def candidates(model: LoadedModel) -> list[str]:
+    """Names of the backends that read this model's format, best first."""
+    return {"gguf": ["gguf"], "sim": ["sim"]}.get(model.spec.format, [])

@@ -1,0 +1,1 @@
+"""One description of a model and one reader of its tensors, whatever the file format."""

@@ -1,0 +1,1 @@
+"""The data plane: one process that schedules and runs one model."""

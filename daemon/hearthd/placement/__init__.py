@@ -1,0 +1,1 @@
+"""Where models may take memory."""

@@ -1,0 +1,1 @@
+"""Who owns engine processes, and who may use them."""

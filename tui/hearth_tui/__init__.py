@@ -1,0 +1,1 @@
+"""hearth: the command line and terminal of a Hearth box; speaks HTTP only."""
