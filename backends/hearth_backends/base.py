@@ -176,9 +176,15 @@ class SamplingBatch:
     params: tuple[SamplingParams, ...]  # k
     positions: NDArray[np.int64]  # [k] output position: 0 for the first generated token
     targets: I32  # [k] -1: sample
-    history: tuple[Sequence[int] | None, ...]  # k; prompt + output before the row, where it penalises
-    n_prompt: tuple[int, ...]  # k; how much of history is prompt (not counted by presence/frequency)
-    banned: tuple[tuple[int, ...], ...]  # k; tokens that may not come (end tokens before min_tokens)
+    history: tuple[
+        Sequence[int] | None, ...
+    ]  # k; prompt + output before the row, where it penalises
+    n_prompt: tuple[
+        int, ...
+    ]  # k; how much of history is prompt (not counted by presence/frequency)
+    banned: tuple[
+        tuple[int, ...], ...
+    ]  # k; tokens that may not come (end tokens before min_tokens)
     mask: NDArray[np.uint32] | None = None  # [k, ceil(n_vocab / 32)] bit set: allowed (grammar)
 
     def __len__(self) -> int:
@@ -214,7 +220,9 @@ class Sampled:
     """What the last stage returns: one token for each wanted row."""
 
     tokens: I32  # [k]
-    logprobs: F32 | None = None  # [k]; of the unpenalised, untempered distribution; nan where not asked
+    logprobs: F32 | None = (
+        None  # [k]; of the unpenalised, untempered distribution; nan where not asked
+    )
     top: tuple[TopLogprobs | None, ...] = ()  # k, or empty when no row asked
 
 
@@ -224,7 +232,9 @@ class Capabilities:
 
     mixed: bool = True  # prefill and decode rows in one batch
     ragged: bool = True  # sequences with different numbers of rows in one batch
-    max_prefill_seqs: int | None = None  # sequences with more than one row in a batch; None: any number
+    max_prefill_seqs: int | None = (
+        None  # sequences with more than one row in a batch; None: any number
+    )
     async_depth: int = 0  # steps that may be submitted before the previous one's tokens are known
     shares_prefix: bool = True
     rollback: Literal["any", "checkpoint"] = "any"

@@ -1,0 +1,159 @@
+"""Everything that Hearth says no with; only `api.middleware` turns one into an answer.
+
+HearthError                      status  code
+├── ConfigError                  -       config_error       (exit code 2, before anything listens)
+├── InvalidRequest               400     invalid_value, or the code it is given
+│   └── ContextLengthExceeded    400     context_length_exceeded
+├── Forbidden                    403     forbidden
+├── NotFound                     404     not_found
+│   └── ModelNotFound            404     model_not_found
+├── MethodNotAllowed             405     method_not_allowed
+├── BodyTooLarge                 413     body_too_large
+├── Overloaded                   429     queue_full         (Retry-After)
+├── EngineFailed                 500     engine_failed
+├── InsufficientMemory           503     insufficient_memory
+├── ModelLoading                 503     model_loading      (Retry-After)
+├── ModelFailed                  503     model_failed
+├── ShuttingDown                 503     shutting_down      (Retry-After)
+└── DeadlineExceeded             504     deadline_exceeded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class HearthError(Exception):
+    """An error with a status, a code, and a message that a user can act on."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_seconds = retry_after_seconds
+        if code is not None:
+            self.code = code
+
+
+class ConfigError(HearthError):
+    """The configuration cannot be used; the message names file, key and nearest match."""
+
+    code = "config_error"
+
+
+class InvalidRequest(HearthError):
+    """The request is wrong; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer do not fit the model's context; the message has both numbers."""
+
+    code = "context_length_exceeded"
+
+
+class Forbidden(HearthError):
+    """The caller may not do this."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class NotFound(HearthError):
+    """There is nothing at this address."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model has this name; the message lists those there are."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        listed = ", ".join(sorted(known)) or "none"
+        super().__init__(f"The model {name!r} does not exist; there are: {listed}", param="model")
+
+
+class MethodNotAllowed(HearthError):
+    """The address is right, the method is not."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(HearthError):
+    """The body is over the configured limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class Overloaded(HearthError):
+    """The queue is full; come back after `retry_after_seconds`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class EngineFailed(HearthError):
+    """The engine process died or failed while it worked on this request."""
+
+    code = "engine_failed"
+
+
+class InsufficientMemory(HearthError):
+    """The ledger cannot grant what a load asks for; the message has the arithmetic."""
+
+    status = 503
+    code = "insufficient_memory"
+
+
+class ModelLoading(HearthError):
+    """The model is not ready yet."""
+
+    status = 503
+    code = "model_loading"
+
+
+class ModelFailed(HearthError):
+    """The model could not be loaded; the message has the reason."""
+
+    status = 503
+    code = "model_failed"
+
+
+class ShuttingDown(HearthError):
+    """The daemon is draining."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class DeadlineExceeded(HearthError):
+    """The answer could not be produced in the time that was asked for."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"

@@ -1,0 +1,317 @@
+"""The frames between hearthd and an engine: length-prefixed msgpack over a socket pair.
+
+A frame is four bytes of length (big endian) and a msgpack map with a `type` tag. Life of an engine:
+
+    hearthd                          engine
+    Load                       ->
+                               <-    LeaseRequest      what the load will take
+    LeaseGrant | LeaseRefusal  ->
+                               <-    Loading ...       progress
+                               <-    Ready | Failed
+    Submit, Cancel, Encode, Decode ->
+                               <-    Step (deltas), Reject, Encoded, Decoded
+                               <-    Beat              each second, from its own thread
+    Stop                       ->                      finishes what runs, then exits
+
+Times are seconds of the system-wide monotonic clock, so both ends may subtract them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class Frame(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
+    """One message; the class name is its tag."""
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+class StageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One stage of a forced plan: layers [first, last) of a model on a device."""
+
+    backend: str
+    device: str = "cpu:0"
+    layers: tuple[int, int] | None = None  # None: all
+
+
+class Load(Frame, frozen=True):
+    """Which model to load, and how; the first frame an engine gets."""
+
+    name: str
+    path: str
+    backend: str | None = None  # None: the best that reads the file
+    device: str = "cpu:0"
+    stages: list[StageConfig] = []
+    context: int | None = None  # tokens of one sequence; None: what the model was trained for
+    concurrency: int = 16  # sequences at once
+    kv_tokens: int | None = None  # over all sequences; None: decided from the budget
+    kv_dtype: str = "f16"
+    step_tokens: int = 512  # rows of one step at most
+    threads: int | None = None  # None: physical cores
+    budget_bytes: int | None = None  # memory that the load may plan with
+    deterministic: bool = False  # chunk boundaries do not depend on cache or load
+    options: dict[str, Any] = {}  # of the backend
+
+
+class LeaseRequest(Frame, frozen=True):
+    """Memory the engine is about to take on a device; nothing is allocated before the grant."""
+
+    device: str
+    weights_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+    explanation: str = ""
+
+
+class LeaseGrant(Frame, frozen=True):
+    """The ledger's yes."""
+
+    lease: int
+
+
+class LeaseRefusal(Frame, frozen=True):
+    """The ledger's no, with the arithmetic."""
+
+    message: str
+
+
+class Loading(Frame, frozen=True):
+    """How far a load is."""
+
+    phase: str  # "reading" | "loading" | "warming"
+    fraction: float
+
+
+class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A loaded model as clients see it."""
+
+    digest: str
+    architecture: str
+    quantization: str
+    n_parameters: int
+    n_vocab: int
+    n_layers: int
+    context: int
+    concurrency: int
+    kv_tokens: int
+    backend: str
+    stages: list[StageConfig]
+    has_chat_template: bool
+    weights_bytes: int
+    rss_bytes: int | None = None  # of the engine after the load
+
+
+class Ready(Frame, frozen=True):
+    """The model answers."""
+
+    info: ModelInfo
+    load_seconds: float
+
+
+class Failed(Frame, frozen=True):
+    """The engine gives up; it exits after this frame."""
+
+    code: str
+    message: str
+
+
+class Stop(Frame, frozen=True):
+    """Take nothing new, finish within the deadline, exit."""
+
+    deadline_seconds: float = 0.0
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to sample; the meaning of each field is in `hearth_backends.sampling`."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: list[tuple[int, float]] = []
+    seed: int = 0
+    n_logprobs: int | None = None
+
+
+class Submit(Frame, frozen=True):
+    """One request: exactly one of text, tokens and messages is the prompt."""
+
+    rid: int
+    sampling: Sampling
+    text: str | None = None
+    tokens: list[int] | None = None
+    messages: list[dict[str, Any]] | None = None  # OpenAI's shape, validated by the API
+    template_args: dict[str, Any] = {}
+    add_special: bool = True  # BOS before `text`, where the model wants one
+    emitted: list[int] = []  # output already sent, before an engine was lost
+    max_tokens: int | None = None  # None: up to the context
+    min_tokens: int = 0
+    stop: list[str] = []
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    include_stop: bool = False  # keep the stop string in the text
+    echo: bool = False  # the prompt's text and tokens come first
+    prompt_logprobs: int | None = None  # of the prompt's tokens, and of the n best at each
+    priority: int = 0  # higher goes first
+    key: str = ""  # whose share it counts against
+    weight: float = 1.0
+    deadline_seconds: float | None = None  # monotonic clock
+    arrived_seconds: float = 0.0  # monotonic clock
+    adapter: str | None = None
+    salt: str = ""  # prefixes are shared only under the same salt
+
+
+class Cancel(Frame, frozen=True):
+    """The client has gone."""
+
+    rid: int
+
+
+class Encode(Frame, frozen=True):
+    """Tokens of a text, or of a chat as the template renders it."""
+
+    rid: int
+    text: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special: bool = True
+    add_generation_prompt: bool = True
+
+
+class Decode(Frame, frozen=True):
+    """The text of tokens."""
+
+    rid: int
+    tokens: list[int]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One token, its bytes, its log-probability (None: the first of a text has none), and the n best."""
+
+    token: int
+    piece: bytes
+    logprob: float | None
+    top: list[tuple[int, bytes, float]] = []
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens of one request."""
+
+    n_prompt: int
+    n_output: int
+    n_cached: int
+
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """What one step adds to one request."""
+
+    rid: int
+    text: str = ""
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] | None = None
+    finish: FinishReason | None = None
+    usage: Usage | None = None  # with the first delta (n_output so far) and with finish
+    started_seconds: float | None = None  # with the first delta: when it left the queue
+    error: tuple[str, str] | None = None  # code, message; with finish "error"
+    stopped_by: str | int | None = None  # the stop string or token, with finish "stop"
+
+
+class Step(Frame, frozen=True):
+    """The deltas of one step."""
+
+    deltas: list[Delta]
+
+
+class Reject(Frame, frozen=True):
+    """A submit, encode or decode that cannot be done; the request is over."""
+
+    rid: int
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Encoded(Frame, frozen=True):
+    """Answer to Encode."""
+
+    rid: int
+    tokens: list[int]
+    pieces: list[bytes]
+
+
+class Decoded(Frame, frozen=True):
+    """Answer to Decode."""
+
+    rid: int
+    text: str
+
+
+class Beat(Frame, frozen=True):
+    """A sign of life with the engine's counters; totals since start."""
+
+    n_running: int
+    n_waiting: int
+    kv_tokens_free: int
+    step_age_seconds: float | None  # how long the present step has run; None: idle
+    n_steps: int
+    n_prompt_tokens: int
+    n_cached_tokens: int
+    n_output_tokens: int
+    n_preemptions: int
+    n_step_failures: int
+
+
+ToEngine: TypeAlias = Load | LeaseGrant | LeaseRefusal | Submit | Cancel | Encode | Decode | Stop
+FromEngine: TypeAlias = (
+    LeaseRequest | Loading | Ready | Failed | Step | Reject | Encoded | Decoded | Beat
+)
+
+_encoder = msgspec.msgpack.Encoder()
+to_engine_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+from_engine_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def encode(frame: Frame) -> bytes:
+    """One frame with its length prefix."""
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Bytes in, bodies of whole frames out; raises ValueError for a length over MAX_FRAME_BYTES."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Add bytes and yield the frame bodies that are complete."""
+        self._data += data
+        start = 0
+        while len(self._data) - start >= _LENGTH.size:
+            (n_bytes,) = _LENGTH.unpack_from(self._data, start)
+            if n_bytes > MAX_FRAME_BYTES:
+                raise ValueError(f"frame of {n_bytes} bytes is over the limit of {MAX_FRAME_BYTES}")
+            end = start + _LENGTH.size + n_bytes
+            if len(self._data) < end:
+                break
+            yield bytes(self._data[start + _LENGTH.size : end])
+            start = end
+        del self._data[:start]
