@@ -58,7 +58,6 @@ class Load(Frame, frozen=True):
     step_tokens: int = 512  # rows of one step at most
     threads: int | None = None  # None: physical cores
     budget_bytes: int | None = None  # memory that the load may plan with
-    deterministic: bool = False  # chunk boundaries do not depend on cache or load
     options: dict[str, Any] = {}  # of the backend
 
 

@@ -1,0 +1,49 @@
+"""`python -m hearthd.engine --fd N | --probe [MODEL ...]`: the engine process's argv."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import signal
+import socket
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Parse argv and serve; hearthd's signals are for hearthd, which stops engines by a frame."""
+    parser = argparse.ArgumentParser(prog="hearthd.engine")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--fd", type=int, help="the inherited socket to hearthd")
+    action.add_argument("--probe", nargs="*", metavar="MODEL", help="print what backends know")
+    parser.add_argument("--log-level", default="INFO")
+    arguments = parser.parse_args()
+    if arguments.probe is not None:
+        from hearthd.engine.probe import probe
+
+        sys.stdout.buffer.write(probe(arguments.probe) + b"\n")
+        return 0
+    _log_to_stderr(arguments.log_level)
+    _die_with_parent()
+    from hearthd.engine.worker import serve
+
+    return serve(socket.socket(fileno=arguments.fd))
+
+
+def _log_to_stderr(level: str) -> None:
+    """One line for each record, as hearthd reads it from the pipe: level, logger, message."""
+    import logging
+
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+
+
+def _die_with_parent() -> None:
+    """End with hearthd, however it ends; leave Ctrl-C and `systemctl stop` to it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""EngineCore: scheduler, pipeline and outputs of one model, one step at a time; no input or output."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hearth_backends.base import KVStore, LoadedModel, Sampled
+from hearth_backends.errors import BackendError, CapacityError, StepError
+from hearthd import wire
+from hearthd.engine.batching import BatchBuilder
+from hearthd.engine.intake import Arrival
+from hearthd.engine.output import Output
+from hearthd.engine.pipeline import Pipeline, Ticket
+from hearthd.engine.request import Request
+from hearthd.engine.scheduler import Scheduler, Unserviceable
+from hearthd.engine.step import StepOutcome, StepPlan
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES_IN_A_ROW = 3
+"""Steps of the same work that may fail before its requests are given up."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the engine started."""
+
+    n_steps: int = 0
+    n_prompt_tokens: int = 0
+    n_cached_tokens: int = 0
+    n_output_tokens: int = 0
+    n_step_failures: int = 0
+
+
+class EngineCore:
+    """Runs requests to their end; every method is called from one thread."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        pipeline: Pipeline,
+        store: KVStore,
+        scheduler: Scheduler,
+        *,
+        after_step: Callable[[StepOutcome], None] | None = None,
+    ) -> None:
+        """`after_step` hears the outcome of each step; tests check the store's integrity there."""
+        self.model = model
+        self.pipeline = pipeline
+        self.store = store
+        self.scheduler = scheduler
+        self.counters = Counters()
+        self._after_step = after_step
+        self._builder = BatchBuilder()
+        self._outputs: dict[int, Output] = {}
+        self._requests: dict[int, Request] = {}
+        self._in_flight: deque[tuple[StepPlan, Ticket]] = deque()
+        self._depth = max(pipeline.n_batches, 1 + pipeline.caps.async_depth)
+        self._n_failures = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._in_flight) or self.scheduler.has_work
+
+    def add(self, arrival: Arrival) -> list[wire.Delta]:
+        """Take a request; returns its only delta when there is nothing to compute for it."""
+        request, output = arrival.request, arrival.output
+        computes = request.n_output < request.limits.max_output
+        if not computes and not (request.scores_prompt and request.n_prompt > 1):
+            return [output.end("length")]
+        self._requests[request.id] = request
+        self._outputs[request.id] = output
+        self.scheduler.add(request)
+        return []
+
+    def cancel(self, rid: int) -> None:
+        """The client has gone: nothing more is said about this request."""
+        request = self._requests.pop(rid, None)
+        if request is not None:
+            del self._outputs[rid]
+            self.scheduler.finish(request)
+
+    def step(self) -> list[wire.Delta]:
+        """Put steps in flight, then see the oldest one through; returns what came of it.
+
+        Raises BackendError when a stage is beyond use.
+        """
+        deltas: list[wire.Delta] = []
+        while len(self._in_flight) < self._depth:
+            try:
+                plan = self.scheduler.plan()
+            except Unserviceable as error:
+                deltas.append(self._give_up(error.request, "kv_capacity", _NO_ROOM_EVER))
+                continue
+            if plan is None:
+                break
+            try:
+                ticket = self.pipeline.submit(self._builder.build(plan), plan.reservation)
+            except (StepError, CapacityError) as error:
+                return deltas + self._roll_back(error, plan)
+            self._in_flight.append((plan, ticket))
+        if self._in_flight:
+            deltas += self._complete()
+        return deltas
+
+    # --- the end of a step ---------------------------------------------------------------------
+
+    def _complete(self) -> list[wire.Delta]:
+        plan, ticket = self._in_flight.popleft()
+        try:
+            sampled = self.pipeline.wait(ticket)
+        except (StepError, CapacityError) as error:
+            return self._roll_back(error, plan)
+        self._n_failures = 0
+        gained = self.scheduler.commit(plan, sampled.tokens.tolist())
+        self.counters.n_steps += 1
+        deltas = self._speak(plan, sampled, gained)
+        self._tell(StepOutcome.COMMITTED)
+        return deltas
+
+    def _speak(self, plan: StepPlan, sampled: Sampled, gained: list[list[int]]) -> list[wire.Delta]:
+        """Deltas of a committed step; finishes the requests that came to their end."""
+        deltas: list[wire.Delta] = []
+        row = 0
+        for i, request in enumerate(plan.requests):
+            n_scored, n_sampled = plan.scored[i], plan.samples[i] * (1 + plan.drafts[i])
+            tokens = gained[i]
+            output = self._outputs.get(request.id)
+            if output is not None and (tokens or n_scored):
+                if n_scored:
+                    self._score(output, request, sampled, row, n_scored)
+                self.counters.n_output_tokens += len(tokens)
+                delta = self._advance(output, request, sampled, row + n_scored, tokens)
+                if delta is not None:
+                    deltas.append(delta)
+            row += n_scored + n_sampled
+        return deltas
+
+    def _advance(
+        self, output: Output, request: Request, sampled: Sampled, row: int, tokens: list[int]
+    ) -> wire.Delta | None:
+        delta = None
+        if tokens:
+            logprobs = None
+            if request.params.n_logprobs is not None:
+                logprobs = [self._logprob(sampled, row + j, t) for j, t in enumerate(tokens)]
+            delta = output.advance(tokens, logprobs)
+        elif not request.limits.max_output and request.n_computed >= request.n_prompt - 1:
+            delta = output.end("length")
+        if output.finish is not None:
+            self._leave(request)
+        return delta
+
+    def _score(
+        self, output: Output, request: Request, sampled: Sampled, row: int, n_scored: int
+    ) -> None:
+        first = request.n_scored - n_scored
+        if not first:
+            token = request.tokens[0]
+            output.score(
+                [wire.TokenLogprob(token, self.model.tokenizer.piece(token, special=True), None)]
+            )
+        output.score(
+            [
+                self._logprob(sampled, row + j, request.tokens[first + j + 1])
+                for j in range(n_scored)
+            ]
+        )
+
+    def _logprob(self, sampled: Sampled, row: int, token: int) -> wire.TokenLogprob:
+        piece = self.model.tokenizer.piece
+        logprob = None if sampled.logprobs is None else float(sampled.logprobs[row])
+        best = sampled.top[row] if sampled.top else None
+        top: list[tuple[int, bytes, float]] = []
+        if best is not None:
+            top = [
+                (t, piece(t, special=True), p)
+                for t, p in zip(best.tokens.tolist(), best.logprobs.tolist(), strict=True)
+            ]
+        return wire.TokenLogprob(token, piece(token, special=True), logprob, top)
+
+    def _leave(self, request: Request) -> None:
+        self.counters.n_prompt_tokens += request.n_prompt
+        self.counters.n_cached_tokens += request.n_cached
+        del self._outputs[request.id], self._requests[request.id]
+        self.scheduler.finish(request)
+
+    def _give_up(self, request: Request, code: str, message: str) -> wire.Delta:
+        delta = self._outputs[request.id].end("error", (code, message))
+        self._leave(request)
+        return delta
+
+    # --- failure -------------------------------------------------------------------------------
+
+    def _roll_back(self, error: BackendError, failed: StepPlan) -> list[wire.Delta]:
+        """Undo a failed step and all after it; what was in them is planned again, or given up."""
+        undone = [failed]
+        while self._in_flight:
+            plan, ticket = self._in_flight.popleft()
+            try:
+                self.pipeline.wait(ticket)
+            except (StepError, CapacityError) as also:
+                log.debug("a later step failed too: %s", also)
+            undone.append(plan)
+        for plan in reversed(undone):
+            self.scheduler.rollback(plan)
+        self.counters.n_step_failures += 1
+        if isinstance(error, CapacityError):
+            return self._make_room(failed)
+        self._n_failures += 1
+        log.warning("step failed (%d in a row): %s", self._n_failures, error)
+        if self._n_failures < MAX_FAILURES_IN_A_ROW:
+            self._tell(StepOutcome.RETRY)
+            return []
+        self._n_failures = 0
+        message = f"the backend failed {MAX_FAILURES_IN_A_ROW} times on this work: {error}"
+        deltas = [
+            self._give_up(request, error.code, message)
+            for request in failed.requests
+            if request.id in self._requests
+        ]
+        self._tell(StepOutcome.ABANDONED)
+        return deltas
+
+    def _make_room(self, failed: StepPlan) -> list[wire.Delta]:
+        """A stage found less room than its store promised: somebody has to give way."""
+        deltas: list[wire.Delta] = []
+        try:
+            self.scheduler.preempt_one()
+        except Unserviceable as unserviceable:
+            self._n_failures += 1
+            if self._n_failures >= MAX_FAILURES_IN_A_ROW:
+                self._n_failures = 0
+                deltas.append(self._give_up(unserviceable.request, "kv_capacity", _NO_ROOM_EVER))
+        log.warning("a step of %d rows found no room in key-value memory", failed.n_rows)
+        self._tell(StepOutcome.NO_ROOM)
+        return deltas
+
+    def _tell(self, outcome: StepOutcome) -> None:
+        if self._after_step is not None:
+            self._after_step(outcome)
+
+
+_NO_ROOM_EVER = "the request needs more key-value memory than this model was given"

@@ -1,0 +1,202 @@
+"""Intake: what hearthd asks becomes a request, or is refused in words; runs beside the step loop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from hearth_backends.kv.hashing import HashChain
+
+from hearth_backends.base import LoadedModel, SamplingParams, Tokenizer
+from hearthd import wire
+from hearthd.engine.chat import ChatTemplate, TemplateRefused
+from hearthd.engine.output import Output
+from hearthd.engine.request import Limits, Priority, Request
+
+
+class Refused(Exception):
+    """A request that cannot be done, as the frame that says so."""
+
+    def __init__(self, rid: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.frame = wire.Reject(rid=rid, status=400, code=code, message=message, param=param)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request ready for the scheduler, and where its output goes."""
+
+    request: Request
+    output: Output
+
+
+class Intake:
+    """Renders, tokenizes and validates; thread-safe as the tokenizer is."""
+
+    def __init__(self, model: LoadedModel, *, context: int) -> None:
+        self.tokenizer = model.tokenizer
+        self.context = context
+        self._digest = model.spec.digest
+        self._add_bos = model.spec.add_bos
+        self._chat: ChatTemplate | None = None
+        self._chat_refusal = (
+            "the model's file has no chat template; /v1/completions takes plain text"
+        )
+        if model.spec.chat_template is not None:
+            try:
+                self._chat = ChatTemplate(
+                    model.spec.chat_template,
+                    bos=_text_of(model.tokenizer, model.tokenizer.bos_id),
+                    eos=_text_of(model.tokenizer, model.tokenizer.eos_id),
+                )
+            except TemplateRefused as error:
+                self._chat_refusal = str(error)
+
+    def submit(self, frame: wire.Submit) -> Arrival:
+        """A request for the scheduler; raises Refused."""
+        prompt = self._prompt(frame)
+        max_output = self._room(frame, len(prompt))
+        end_ids = frozenset(frame.stop_token_ids)
+        if not frame.ignore_eos:
+            end_ids |= self.tokenizer.end_ids
+        request = Request(
+            id=frame.rid,
+            tokens=prompt + frame.emitted,
+            n_prompt=len(prompt),
+            params=_sampling(frame),
+            limits=Limits(
+                max_output=max_output,
+                min_output=frame.min_tokens,
+                end_ids=end_ids,
+                banned_early=tuple(sorted(end_ids)) if frame.min_tokens else (),
+                stop=tuple(frame.stop),
+                include_stop=frame.include_stop,
+            ),
+            chain=HashChain(self._digest, adapter=frame.adapter or "", salt=frame.salt),
+            priority=Priority(
+                level=frame.priority,
+                key=frame.key,
+                weight=frame.weight,
+                deadline_seconds=frame.deadline_seconds,
+                arrived_seconds=frame.arrived_seconds or time.monotonic(),
+            ),
+            shares=frame.prompt_logprobs is None,
+            scores_prompt=frame.prompt_logprobs is not None,
+        )
+        return Arrival(request, Output(request, self.tokenizer, echo=self._echo(frame, prompt)))
+
+    def _echo(self, frame: wire.Submit, prompt: list[int]) -> str | None:
+        """The prompt's text, where the client wants it back."""
+        if not frame.echo:
+            return None
+        if frame.text is not None:
+            return frame.text
+        return self.tokenizer.decode(prompt, special=True).decode("utf-8", errors="replace")
+
+    def encode(self, frame: wire.Encode) -> wire.Encoded:
+        """The tokens of a text or a chat; raises Refused."""
+        tokens = self._encode(
+            frame.rid,
+            text=frame.text,
+            messages=frame.messages,
+            add_special=frame.add_special,
+            add_generation_prompt=frame.add_generation_prompt,
+        )
+        pieces = [self.tokenizer.piece(token, special=True) for token in tokens]
+        return wire.Encoded(rid=frame.rid, tokens=tokens, pieces=pieces)
+
+    def decode(self, frame: wire.Decode) -> wire.Decoded:
+        """The text of tokens; raises Refused."""
+        self._check_tokens(frame.rid, frame.tokens, "tokens")
+        text = self.tokenizer.decode(frame.tokens, special=True)
+        return wire.Decoded(rid=frame.rid, text=text.decode("utf-8", errors="replace"))
+
+    def _prompt(self, frame: wire.Submit) -> list[int]:
+        if frame.tokens is not None:
+            self._check_tokens(frame.rid, frame.tokens, "prompt")
+            prompt = list(frame.tokens)
+        else:
+            prompt = self._encode(
+                frame.rid,
+                text=frame.text,
+                messages=frame.messages,
+                add_special=frame.add_special,
+                add_generation_prompt=True,
+                **frame.template_args,
+            )
+        self._check_tokens(frame.rid, frame.emitted, "emitted")
+        self._check_tokens(frame.rid, frame.stop_token_ids, "stop_token_ids")
+        self._check_tokens(frame.rid, [t for t, _ in frame.sampling.logit_bias], "logit_bias")
+        if not prompt:
+            raise Refused(frame.rid, "invalid_value", "the prompt has no tokens", "prompt")
+        return prompt
+
+    def _encode(
+        self,
+        rid: int,
+        *,
+        text: str | None,
+        messages: list[dict[str, Any]] | None,
+        add_special: bool,
+        **template_args: Any,
+    ) -> list[int]:
+        if messages is not None:
+            if self._chat is None:
+                raise Refused(rid, "no_chat_template", self._chat_refusal, "messages")
+            try:
+                text = self._chat.render(messages, **template_args)
+            except TemplateRefused as error:
+                raise Refused(rid, "invalid_value", str(error), "messages") from error
+            bos = _text_of(self.tokenizer, self.tokenizer.bos_id)
+            add_special = self._add_bos and not (bos and text.startswith(bos))
+        return self.tokenizer.encode(text or "", add_special=add_special, parse_special=True)
+
+    def _check_tokens(self, rid: int, tokens: list[int], param: str) -> None:
+        for i, token in enumerate(tokens):
+            if not 0 <= token < self.tokenizer.n_vocab:
+                last = self.tokenizer.n_vocab - 1
+                message = f"{param}[{i}]: token {token} is outside the vocabulary (0 to {last})"
+                raise Refused(rid, "invalid_value", message, param)
+
+    def _room(self, frame: wire.Submit, n_prompt: int) -> int:
+        """Tokens that may be generated; the context is never cut."""
+        wanted = frame.max_tokens
+        least = 1 if wanted is None else wanted
+        if n_prompt + least > self.context:
+            asked = (
+                f"{n_prompt} in the prompt and {wanted} to generate"
+                if wanted
+                else f"{n_prompt} in the prompt"
+            )
+            message = (
+                f"this model's context is {self.context} tokens, but the request has "
+                f"{n_prompt + (wanted or 0)} ({asked}): shorten one of them"
+            )
+            param = "messages" if frame.messages is not None else "prompt"
+            raise Refused(frame.rid, "context_length_exceeded", message, param)
+        return self.context - n_prompt if wanted is None else wanted
+
+
+def _sampling(frame: wire.Submit) -> SamplingParams:
+    sampling = frame.sampling
+    n_logprobs = sampling.n_logprobs
+    if n_logprobs is None:
+        n_logprobs = frame.prompt_logprobs
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=tuple(sampling.logit_bias),
+        seed=sampling.seed,
+        n_logprobs=n_logprobs,
+    )
+
+
+def _text_of(tokenizer: Tokenizer, token: int | None) -> str:
+    """The text of a control token, empty where there is none."""
+    return "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")

@@ -1,0 +1,237 @@
+"""Loader: from a Load frame to an engine that answers, with a lease before every allocation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+from hearth_backends.kv.joint import JointStore
+
+from hearth_backends import registry
+from hearth_backends.base import (
+    Backend,
+    Bytes,
+    DeviceInfo,
+    KVStore,
+    Lease,
+    LoadedModel,
+    Stage,
+    StageSpec,
+)
+from hearth_backends.errors import Unsupported
+from hearthd import wire
+from hearthd.engine.core import EngineCore
+from hearthd.engine.pipeline import Pipeline
+from hearthd.engine.scheduler import Scheduler
+from hearthd.engine.sizing import Room, choose_room
+
+log = logging.getLogger(__name__)
+
+Grant = Callable[[wire.LeaseRequest], int]
+"""Asks the ledger and returns the lease's number, or raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage before it is loaded."""
+
+    backend: Backend
+    device: DeviceInfo
+    spec: StageSpec
+    config: wire.StageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """A model, the stages it is cut into, and the room it gets."""
+
+    model: LoadedModel
+    stages: tuple[PlannedStage, ...]
+    room: Room
+    concurrency: int
+
+    def lease_requests(self) -> list[wire.LeaseRequest]:
+        """What each device has to give."""
+        totals: dict[str, Bytes] = {}
+        for stage in self.stages:
+            need = stage.backend.estimate(self.model.spec, stage.spec, stage.device)
+            have = totals.get(stage.device.name, Bytes(0, 0, 0))
+            totals[stage.device.name] = Bytes(
+                have.weights + need.weights, have.kv + need.kv, have.workspace + need.workspace
+            )
+        return [
+            wire.LeaseRequest(
+                device=device,
+                weights_bytes=need.weights,
+                kv_bytes=need.kv,
+                workspace_bytes=need.workspace,
+                explanation=f"{self.model.spec.name}: context {self.room.context} x {self.concurrency} "
+                f"sequences in {self.room.kv_tokens} tokens of key-value memory",
+            )
+            for device, need in totals.items()
+        ]
+
+
+def plan_load(load: wire.Load) -> LoadPlan:
+    """Read the model's header and decide stages and sizes; allocates nothing large.
+
+    Raises ModelFileError, Unsupported.
+    """
+    model = registry.open_model(load.path)
+    configs = _stage_configs(load, model)
+    parts = [_device_of(config, model) for config in configs]
+
+    def stages_with(room: Room) -> tuple[PlannedStage, ...]:
+        return tuple(
+            PlannedStage(backend, device, _spec(load, model, configs, i, room), config)
+            for i, (config, (backend, device)) in enumerate(zip(configs, parts, strict=True))
+        )
+
+    def total_bytes(kv_tokens: int) -> int:
+        return sum(
+            stage.backend.estimate(model.spec, stage.spec, stage.device).total
+            for stage in stages_with(Room(LEAST, kv_tokens))
+        )
+
+    room = choose_room(
+        context_trained=model.spec.context_trained,
+        context=load.context,
+        concurrency=load.concurrency,
+        kv_tokens=load.kv_tokens,
+        budget_bytes=load.budget_bytes,
+        total_bytes=total_bytes,
+    )
+    return LoadPlan(model, stages_with(room), room, load.concurrency)
+
+
+LEAST = 1
+"""A context for estimates of what does not depend on it."""
+
+
+def execute_load(
+    plan: LoadPlan, load: wire.Load, grant: Grant, progress: Callable[[float], None]
+) -> EngineCore:
+    """Take the leases, load the stages, put the engine together; the caller closes `core.pipeline`.
+
+    Raises what `Backend.load` raises, and what `grant` raises.
+    """
+    leases: dict[str, Lease] = {}
+    for request in plan.lease_requests():
+        need = Bytes(request.weights_bytes, request.kv_bytes, request.workspace_bytes)
+        leases[request.device] = Lease(grant(request), request.device, need)
+    stages: list[Stage] = []
+    try:
+        for i, stage in enumerate(plan.stages):
+            stages.append(
+                stage.backend.load(
+                    plan.model.spec,
+                    stage.spec,
+                    (stage.device,),
+                    (leases[stage.device.name],),
+                    _part_of(progress, i, len(plan.stages)),
+                )
+            )
+        return assemble(plan, stages, load.step_tokens)
+    except BaseException:
+        for loaded in stages:
+            loaded.close()
+        raise
+
+
+def assemble(plan: LoadPlan, stages: Sequence[Stage], step_tokens: int) -> EngineCore:
+    """An engine around loaded stages."""
+    stores = [stage.backend.store(plan.model.spec, stage.spec) for stage in plan.stages]
+    store: KVStore = stores[0] if len(stores) == 1 else JointStore(stores)
+    pipeline = Pipeline(stages)
+    scheduler = Scheduler(
+        store,
+        pipeline.caps,
+        n_seq=plan.concurrency,
+        step_tokens=step_tokens,
+        n_batches=pipeline.n_batches,
+    )
+    return EngineCore(plan.model, pipeline, store, scheduler)
+
+
+def model_info(plan: LoadPlan) -> wire.ModelInfo:
+    """The loaded model as clients see it."""
+    spec = plan.model.spec
+    return wire.ModelInfo(
+        digest=spec.digest,
+        architecture=spec.architecture,
+        quantization=spec.quantization,
+        n_parameters=spec.n_parameters,
+        n_vocab=spec.n_vocab,
+        n_layers=spec.n_layers,
+        context=plan.room.context,
+        concurrency=plan.concurrency,
+        kv_tokens=plan.room.kv_tokens,
+        backend="+".join(dict.fromkeys(stage.backend.name for stage in plan.stages)),
+        stages=[stage.config for stage in plan.stages],
+        has_chat_template=spec.chat_template is not None,
+        weights_bytes=sum(request.weights_bytes for request in plan.lease_requests()),
+        rss_bytes=psutil.Process().memory_info().rss,
+    )
+
+
+def _stage_configs(load: wire.Load, model: LoadedModel) -> list[wire.StageConfig]:
+    """The forced plan, or the whole model on one device; raises Unsupported for layers that do not add up."""
+    n_layers = model.spec.n_layers
+    if not load.stages:
+        backend = load.backend or registry.candidates(model)[0]
+        return [wire.StageConfig(backend=backend, device=load.device, layers=(0, n_layers))]
+    if len(load.stages) == 1 and load.stages[0].layers is None:
+        only = load.stages[0]
+        return [wire.StageConfig(only.backend, only.device, (0, n_layers))]
+    at = 0
+    for i, stage in enumerate(load.stages):
+        if stage.layers is None or stage.layers[0] != at or stage.layers[1] <= at:
+            raise Unsupported(
+                f"stages[{i}].layers must begin at {at} and hold at least one layer, not {stage.layers}"
+            )
+        at = stage.layers[1]
+    if at != n_layers:
+        raise Unsupported(f"the stages end at layer {at}, but the model has {n_layers} layers")
+    return load.stages
+
+
+def _device_of(config: wire.StageConfig, model: LoadedModel) -> tuple[Backend, DeviceInfo]:
+    backend = registry.backend(config.backend)
+    devices = {device.name: device for device in backend.devices()}
+    if config.device not in devices:
+        raise Unsupported(
+            f"backend {config.backend} has no device {config.device!r}; it has {', '.join(devices)}"
+        )
+    device = devices[config.device]
+    support = backend.supports(model.spec, device)
+    if not support.ok:
+        raise Unsupported(f"backend {config.backend} on {device.name}: {support.reason}")
+    return backend, device
+
+
+def _spec(
+    load: wire.Load, model: LoadedModel, configs: Sequence[wire.StageConfig], i: int, room: Room
+) -> StageSpec:
+    first, last = configs[i].layers or (0, model.spec.n_layers)
+    n_sharing = sum(config.device == configs[i].device for config in configs)
+    cores = load.threads or psutil.cpu_count(logical=False) or 1
+    return StageSpec(
+        first=first,
+        last=last,
+        embed=i == 0,
+        head=i == len(configs) - 1,
+        n_seq=load.concurrency,
+        n_ctx=room.context,
+        n_rows=max(load.step_tokens, load.concurrency),
+        kv_tokens=room.kv_tokens,
+        kv_dtype=load.kv_dtype,
+        weight_kind="file",
+        threads=max(1, cores // n_sharing),
+    )
+
+
+def _part_of(progress: Callable[[float], None], i: int, n_parts: int) -> Callable[[float], None]:
+    """The progress of part i as progress of the whole."""
+    return lambda fraction: progress((i + fraction) / n_parts)

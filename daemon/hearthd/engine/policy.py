@@ -1,0 +1,23 @@
+"""Who goes first, and who gives way: pure functions of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hearthd.engine.request import Request
+
+
+def rank(request: Request) -> tuple[int, int]:
+    """The smaller goes first: higher level, then earlier arrival; a preempted request keeps its place."""
+    return (-request.priority.level, request.order)
+
+
+def victim(running: Iterable[Request]) -> Request | None:
+    """The request to preempt: the one that ranks last and is in no step in flight."""
+    idle = [request for request in running if not request.n_inflight]
+    return max(idle, key=rank, default=None)
+
+
+def admission_margin_tokens(n_running: int, block_tokens: int) -> int:
+    """Room left beside a new prompt, so that running requests do not have to preempt it at once."""
+    return n_running * block_tokens

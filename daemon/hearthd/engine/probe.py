@@ -1,0 +1,72 @@
+"""Probe: what the backends know of this machine and of models, as JSON, asked of a child process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hearth_backends import registry
+from hearth_backends.base import Backend, LoadedModel
+from hearth_backends.errors import BackendError
+
+
+def probe(paths: list[str]) -> bytes:
+    """Devices of every backend, and for each model its facts and who supports it where."""
+    backends, absent = _backends()
+    report: dict[str, Any] = {
+        "backends": {
+            name: [_plain(device) for device in backend.devices()]
+            for name, backend in backends.items()
+        },
+        "absent": absent,
+        "models": {path: _model(path, backends) for path in paths},
+    }
+    return msgspec.json.format(msgspec.json.encode(report), indent=2)
+
+
+def _backends() -> tuple[dict[str, Backend], dict[str, str]]:
+    found: dict[str, Backend] = {}
+    absent: dict[str, str] = {}
+    for name in registry.BACKENDS:
+        try:
+            found[name] = registry.backend(name)
+        except BackendError as error:
+            absent[name] = str(error)
+    return found, absent
+
+
+def _model(path: str, backends: dict[str, Backend]) -> dict[str, Any]:
+    try:
+        model = registry.open_model(path)
+    except BackendError as error:
+        return {"error": {"code": error.code, "message": str(error)}}
+    spec = model.spec
+    return {
+        "name": spec.name,
+        "digest": spec.digest,
+        "architecture": spec.architecture,
+        "quantization": spec.quantization,
+        "n_parameters": spec.n_parameters,
+        "n_layers": spec.n_layers,
+        "context_trained": spec.context_trained,
+        "layer_bytes": [spec.layer_bytes(i, i + 1) for i in range(spec.n_layers)],
+        "outer_bytes": spec.outer_bytes(),
+        "support": _support(model, backends),
+    }
+
+
+def _support(model: LoadedModel, backends: dict[str, Backend]) -> dict[str, dict[str, str]]:
+    """Backend and device to "yes", or the reason why not."""
+    return {
+        name: {
+            device.name: "yes" if (s := backend.supports(model.spec, device)).ok else s.reason
+            for device in backend.devices()
+        }
+        for name, backend in backends.items()
+        if name in registry.candidates(model)
+    }
+
+
+def _plain(value: object) -> Any:
+    return msgspec.to_builtins(value)

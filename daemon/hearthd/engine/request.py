@@ -1,0 +1,87 @@
+"""Request: one generation on its way through the engine; a sequence to the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hearth_backends.kv.hashing import HashChain
+
+from hearth_backends.base import SamplingParams
+
+
+class RequestState(Enum):
+    """Where a request is; FINISHED ones leave once no step in flight names them."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a request ends."""
+
+    max_output: int
+    min_output: int = 0
+    end_ids: frozenset[int] = frozenset()  # tokens that end it
+    banned_early: tuple[int, ...] = ()  # end tokens, not to be sampled before min_output
+    stop: tuple[str, ...] = ()  # strings that end it
+    include_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """What the scheduler orders by."""
+
+    level: int = 0  # higher goes first
+    key: str = ""
+    weight: float = 1.0
+    deadline_seconds: float | None = None
+    arrived_seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Tokens, how far they are computed, and what was asked for.
+
+    `n_computed` chases `len(tokens)` (+ drafts); `n_inflight` rows are planned and not committed;
+    `n_unknown` sampled tokens are still on the device (asynchronous stages).
+    """
+
+    id: int
+    tokens: list[int]
+    n_prompt: int
+    params: SamplingParams
+    limits: Limits
+    chain: HashChain
+    priority: Priority = field(default_factory=Priority)
+    shares: bool = True
+    scores_prompt: bool = False  # log-probabilities of the prompt's tokens are wanted
+
+    state: RequestState = RequestState.WAITING
+    n_computed: int = 0
+    n_inflight: int = 0
+    n_unknown: int = 0
+    n_cached: int = 0  # of the first admission
+    n_scored: int = 0  # prompt tokens whose log-probability is known
+    n_preempted: int = 0
+    draft: list[int] = field(default_factory=list)
+    started_seconds: float | None = None
+    order: int = 0  # of arrival in the scheduler
+
+    @property
+    def block_hashes(self) -> Sequence[bytes]:
+        """Chained hashes of the full blocks of `tokens`."""
+        return self.chain.upto(self.tokens)
+
+    @property
+    def n_output(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def needs_host_token(self) -> bool:
+        """Whether a next step can be planned only once the last token is known here."""
+        return self.params.penalises

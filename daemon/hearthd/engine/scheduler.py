@@ -1,0 +1,397 @@
+"""The scheduler: one waiting queue, one step plan at a time, for every backend.
+
+There are no prefill and decode phases. Each request's `n_computed` chases its tokens (and drafts)
+under a budget of rows for each step: running requests first, decoding ones before prompts, then
+waiting ones; long prompts in chunks. When memory is short the request that ranks last is preempted
+and later recomputed, and nothing is admitted in that step. (After vLLM's V1 scheduler; steps are
+transactions as in onnxruntime-genai's engine.)
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Reservation, Want
+from hearthd.engine import policy
+from hearthd.engine.request import Request, RequestState
+from hearthd.engine.step import StepPlan
+
+
+class Drafter(Protocol):
+    """Guesses what comes next."""
+
+    def propose(self, request: Request, limit: int) -> Sequence[int]:
+        """At most `limit` tokens that may follow the request's last one."""
+
+
+class Unserviceable(Exception):
+    """One request alone needs more key-value memory than there is."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.id)
+        self.request = request
+
+
+class _Selection:
+    """Requests picked for a step while its budget lasts."""
+
+    __slots__ = ("drafts", "n_rows", "n_wants", "requests", "rows_left", "wants", "wants_left")
+
+    def __init__(self, n_rows: int, n_wants: int) -> None:
+        self.requests: list[Request] = []
+        self.wants: list[Want] = []
+        self.drafts: list[int] = []
+        self.rows_left = n_rows
+        self.wants_left = n_wants
+
+    def add(self, request: Request, n_rows: int, n_wanted: int, n_draft: int = 0) -> None:
+        self.requests.append(request)
+        self.wants.append(Want(request, n_rows))
+        self.drafts.append(n_draft)
+        self.rows_left -= n_rows
+        self.wants_left -= n_wanted
+
+    def drop(self, request: Request) -> None:
+        """Take a request out again; its budget stays spent, a smaller step does no harm."""
+        if request in self.requests:
+            i = self.requests.index(request)
+            del self.requests[i], self.wants[i], self.drafts[i]
+
+
+class Scheduler:
+    """Owns every request of an engine from `add` until it is finished, and the store they live in."""
+
+    def __init__(
+        self,
+        store: KVStore,
+        caps: Capabilities,
+        *,
+        n_seq: int,
+        step_tokens: int,
+        n_batches: int = 1,
+        drafter: Drafter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`n_batches`: steps with different requests that a pipeline keeps in flight."""
+        self.store = store
+        self.caps = caps
+        self.n_seq = n_seq
+        self.step_tokens = max(step_tokens, n_seq)
+        self.max_wants = caps.max_wants or self.step_tokens
+        self.n_batches = n_batches
+        self.drafter = drafter
+        self.clock = clock
+        self.running: list[Request] = []
+        self.waiting: list[Request] = []  # sorted by policy.rank
+        self.n_preemptions = 0
+        self._n_added = 0
+        self._held_back = False  # a step preempted: admit nobody before one has been committed
+        self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
+        self._prompts_turn = False  # unmixed stages alternate between prompts and decoding
+
+    # --- arrivals and departures ---------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Put a new request in the queue."""
+        self._n_added += 1
+        request.order = self._n_added
+        insort(self.waiting, request, key=policy.rank)
+
+    def finish(self, request: Request) -> None:
+        """The request is over, for whatever reason; its memory is free once no step names it."""
+        if request.state is RequestState.WAITING:
+            self.waiting.remove(request)
+        elif request.state is RequestState.RUNNING:
+            self.running.remove(request)
+            if not request.n_inflight:
+                self.store.release(request)
+        request.state = RequestState.FINISHED
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is not finished."""
+        return bool(self.running or self.waiting)
+
+    # --- planning ------------------------------------------------------------------------------
+
+    def plan(self) -> StepPlan | None:
+        """The next step, its memory reserved; None when nothing can be computed now.
+
+        Raises Unserviceable when the only request there is cannot be given room.
+        """
+        selection, admitted = self._select()
+        while selection.requests:
+            reservation = self.store.reserve(selection.wants)
+            if reservation is not None:
+                return self._launch(selection, reservation)
+            if admitted:
+                self._put_back(admitted.pop(), selection)
+            elif not self._preempt(selection):
+                break
+        return None
+
+    def _select(self) -> tuple[_Selection, list[Request]]:
+        """Pick work for one step; the second list holds requests that were waiting until now."""
+        selection = _Selection(self.step_tokens, self.max_wants)
+        decoding, prompts = self._ready()
+        if self.caps.mixed:
+            self._pick_decoding(selection, decoding)
+            return selection, self._pick_prompts(selection, prompts)
+        self._prompts_turn = not self._prompts_turn
+        if not self._prompts_turn:
+            self._pick_decoding(selection, decoding)
+        admitted = [] if selection.requests else self._pick_prompts(selection, prompts)
+        if not selection.requests:
+            self._pick_decoding(selection, decoding)
+        return selection, admitted
+
+    def _ready(self) -> tuple[list[Request], list[Request]]:
+        """Running requests that can compute something: those with one row to go, and the others."""
+        decoding: list[Request] = []
+        prompts: list[Request] = []
+        overlaps = self.caps.async_depth > 0
+        for request in self.running:
+            n_started = request.n_computed
+            if request.n_inflight:
+                if not overlaps or request.needs_host_token:
+                    continue
+                n_started += request.n_inflight
+            n_todo = len(request.tokens) + request.n_unknown - n_started
+            if n_todo == 1 and (not request.scores_prompt or n_started >= request.n_prompt - 1):
+                decoding.append(request)
+            elif n_todo > 0:
+                prompts.append(request)
+        return decoding, prompts
+
+    def _pick_decoding(self, selection: _Selection, decoding: list[Request]) -> None:
+        most = min(-(-len(self.running) // self.n_batches), selection.wants_left)
+        for i, request in enumerate(decoding[:most]):
+            n_room = request.limits.max_output - request.n_output - request.n_unknown
+            if n_room < 1:
+                continue  # its last token is on the way
+            n_draft = 0
+            if self.drafter is not None:
+                n_others = min(most, len(decoding)) - i - 1
+                n_spare = min(selection.rows_left, selection.wants_left) - 1 - n_others
+                n_draft = self._draft(request, min(n_room - 1, n_spare))
+            selection.add(request, 1 + n_draft, 1 + n_draft, n_draft)
+
+    def _pick_prompts(self, selection: _Selection, prompts: list[Request]) -> list[Request]:
+        """Chunks of running prompts, then of waiting ones; returns those admitted."""
+        for request in prompts:
+            if not self._pick_prompt(selection, request):
+                return []
+        return [] if self._held_back and self.running else self._admit(selection)
+
+    def _draft(self, request: Request, limit: int) -> int:
+        """Let the drafter guess at most `limit` tokens; returns how many it did."""
+        if self.drafter is None or request.n_unknown or limit < 1:
+            return 0
+        if not self.caps.ragged or self.caps.rollback != "any":
+            return 0
+        request.draft = list(self.drafter.propose(request, limit))[:limit]
+        return len(request.draft)
+
+    def _pick_prompt(self, selection: _Selection, request: Request) -> bool:
+        """Add a chunk of a prompt; False when the step takes no more of them."""
+        n_prompts = sum(want.n_tokens > 1 for want in selection.wants)
+        most = self.caps.max_prefill_seqs if self.caps.ragged else 1
+        if selection.rows_left < 1 or selection.wants_left < 1 or (most and n_prompts >= most):
+            return False
+        start = request.n_computed + request.n_inflight
+        end = len(request.tokens) if request.limits.max_output else request.n_prompt - 1
+        n_rows = min(end - start, selection.rows_left)
+        if request.scores_prompt:
+            n_rows = min(n_rows, selection.wants_left)
+        selection.add(request, n_rows, n_rows if request.scores_prompt else 1)
+        return True
+
+    def _admit(self, selection: _Selection) -> list[Request]:
+        """Move waiting requests into the selection, in rank order, while they fit."""
+        admitted: list[Request] = []
+        while self.waiting and len(self.running) < self.n_seq and selection.rows_left > 0:
+            request = self.waiting[0]
+            if not self.store.can_admit():
+                break
+            free = self.store.free_tokens() - sum(want.n_tokens for want in selection.wants)
+            if self._refused is not None and self._refused >= (request.id, free) and self.running:
+                break
+            request.n_computed = self.store.match(request)
+            margin = policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
+            if len(request.tokens) - request.n_computed + margin > free and self.running:
+                self._refused = (request.id, free)
+                self._forget(request)
+                break
+            if not self._pick_prompt(selection, request):
+                self._forget(request)
+                break
+            self._refused = None
+            self.waiting.pop(0)
+            self.running.append(request)
+            request.state = RequestState.RUNNING
+            if request.started_seconds is None:
+                request.started_seconds = self.clock()
+                request.n_cached = request.n_computed
+            admitted.append(request)
+        return admitted
+
+    def _launch(self, selection: _Selection, reservation: Reservation) -> StepPlan:
+        starts: list[int] = []
+        samples: list[bool] = []
+        scored: list[int] = []
+        counts = [want.n_tokens for want in selection.wants]
+        n_rows = 0
+        is_decode = True
+        for request, count, n_draft in zip(
+            selection.requests, counts, selection.drafts, strict=True
+        ):
+            start = request.n_computed + request.n_inflight
+            end = start + count
+            samples_here = (
+                end - n_draft == len(request.tokens) + request.n_unknown
+                and request.limits.max_output > 0
+            )
+            n_scored = 0
+            if request.scores_prompt:
+                n_scored = max(0, min(end, request.n_prompt - 1) - max(start, request.n_scored))
+            starts.append(start)
+            samples.append(samples_here)
+            scored.append(n_scored)
+            request.n_inflight += count
+            request.n_unknown += samples_here
+            n_rows += count
+            is_decode = is_decode and count == 1 and samples_here and not n_scored
+        return StepPlan(
+            selection.requests,
+            starts,
+            counts,
+            selection.drafts,
+            samples,
+            scored,
+            reservation,
+            n_rows,
+            is_decode,
+        )
+
+    # --- shortage ------------------------------------------------------------------------------
+
+    def _put_back(self, request: Request, selection: _Selection) -> None:
+        """An admission that did not fit after all."""
+        selection.drop(request)
+        self.running.remove(request)
+        self._forget(request)
+        request.state = RequestState.WAITING
+        insort(self.waiting, request, key=policy.rank)
+
+    def _forget(self, request: Request) -> None:
+        self.store.release(request)
+        request.n_computed = 0
+
+    def _preempt(self, selection: _Selection) -> bool:
+        """Send the request that ranks last back to the queue; False when all are in flight."""
+        request = policy.victim(self.running)
+        if request is None:
+            return False
+        if len(self.running) == 1:
+            raise Unserviceable(request)
+        request.draft = []
+        request.n_preempted += 1
+        self.n_preemptions += 1
+        self._held_back = True
+        self._put_back(request, selection)
+        return True
+
+    def preempt_one(self) -> None:
+        """Make room after a stage found none; raises Unserviceable when only one request is left."""
+        self._preempt(_Selection(0, 0))
+
+    # --- the end of a step ---------------------------------------------------------------------
+
+    def commit(self, plan: StepPlan, sampled: list[int]) -> list[list[int]]:
+        """Record a step that happened; returns the tokens each request of the plan gained.
+
+        `sampled` holds one token for each wanted row. Drafts count while they equal the sample at
+        their position; the rest of their memory is given back.
+        """
+        self._held_back = False
+        if plan.is_decode:
+            gained = self._commit_decode(plan, sampled)
+            self.store.commit(plan.reservation, {})
+        else:
+            gained, computed = self._commit_mixed(plan, sampled)
+            self.store.commit(plan.reservation, computed)
+        self._retire(plan)
+        return gained
+
+    def _commit_decode(self, plan: StepPlan, sampled: list[int]) -> list[list[int]]:
+        gained: list[list[int]] = []
+        for request, token in zip(plan.requests, sampled, strict=True):
+            request.n_inflight -= 1
+            request.n_computed += 1
+            request.n_unknown -= 1
+            if request.state is RequestState.RUNNING:
+                request.tokens.append(token)
+                gained.append([token])
+            else:
+                gained.append([])
+        return gained
+
+    def _commit_mixed(
+        self, plan: StepPlan, sampled: list[int]
+    ) -> tuple[list[list[int]], dict[int, int]]:
+        gained: list[list[int]] = []
+        computed: dict[int, int] = {}
+        row = 0
+        for i, request in enumerate(plan.requests):
+            n_draft, samples = plan.drafts[i], plan.samples[i]
+            row += plan.scored[i]
+            tokens: list[int] = []
+            n_computed = plan.counts[i]
+            if samples:
+                tokens = self._accept(request, sampled[row : row + 1 + n_draft])
+                row += 1 + n_draft
+                n_computed -= 1 + n_draft - len(tokens)
+            request.n_inflight -= plan.counts[i]
+            request.n_unknown -= samples
+            request.n_computed += n_computed
+            request.n_scored += plan.scored[i]
+            request.draft = []
+            computed[request.id] = n_computed
+            if request.state is RequestState.RUNNING:
+                request.tokens.extend(tokens)
+                gained.append(tokens)
+            else:
+                gained.append([])
+        return gained, computed
+
+    @staticmethod
+    def _accept(request: Request, sampled: list[int]) -> list[int]:
+        """The samples that stand: each draft that equals its sample, and the first that does not."""
+        accepted: list[int] = []
+        for i, token in enumerate(sampled):
+            accepted.append(token)
+            if token in request.limits.end_ids:
+                break
+            if i < len(request.draft) and request.draft[i] != token:
+                break
+        return accepted
+
+    def rollback(self, plan: StepPlan) -> None:
+        """Undo a step that did not happen; later steps in flight must have been undone before."""
+        self.store.rollback(plan.reservation)
+        for i, request in enumerate(plan.requests):
+            request.n_inflight -= plan.counts[i]
+            request.n_unknown -= plan.samples[i]
+            request.draft = []
+            if self.caps.rollback != "any" and request.state is RequestState.RUNNING:
+                request.n_computed = self.store.committed(request)
+        self._retire(plan)
+
+    def _retire(self, plan: StepPlan) -> None:
+        """Free what finished while the step was in flight."""
+        for request in plan.requests:
+            if request.state is RequestState.FINISHED and not request.n_inflight:
+                self.store.release(request)

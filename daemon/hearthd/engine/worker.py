@@ -1,0 +1,210 @@
+"""The engine process: one thread steps, one takes in requests, one gives signs of life."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from hearth_backends.errors import BackendError
+from hearthd import wire
+from hearthd.engine.core import EngineCore
+from hearthd.engine.intake import Arrival, Intake, Refused
+from hearthd.engine.link import EngineLink, HearthdGone
+from hearthd.engine.loader import execute_load, model_info, plan_load
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+PROGRESS_STEP = 0.01
+"""Progress is told when it has grown by this much."""
+
+_Command = Arrival | wire.Cancel | wire.Stop | HearthdGone
+
+
+class LeaseRefused(BackendError):
+    """The ledger said no; the message is its arithmetic."""
+
+    code = "insufficient_memory"
+
+
+def serve(connection: socket.socket) -> int:
+    """Load what hearthd says, serve until it stops or goes; returns the exit status."""
+    link = EngineLink(connection)
+    try:
+        load = link.receive()
+        if not isinstance(load, wire.Load):
+            log.error("the first frame was %s, not Load", type(load).__name__)
+            return 1
+        return _load_and_serve(link, load)
+    except HearthdGone as gone:
+        log.info("hearthd has gone: %s", gone)
+        return 0
+    finally:
+        link.close()
+
+
+def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
+    started = time.monotonic()
+    try:
+        link.send(wire.Loading("reading", 0.0))
+        plan = plan_load(load)
+        core = execute_load(plan, load, _grants(link), _progress(link))
+    except BackendError as error:
+        link.send(wire.Failed(error.code, str(error)))
+        return 1
+    with core.pipeline:
+        link.send(wire.Ready(model_info(plan), time.monotonic() - started))
+        gc.collect()
+        gc.freeze()  # what the load left stays; collections while serving need not look at it
+        try:
+            Worker(link, core, Intake(plan.model, context=plan.room.context)).run()
+        except BackendError as error:
+            log.exception("the engine gives up")
+            link.send(wire.Failed(error.code, str(error)))
+            return 1
+    return 0
+
+
+def _grants(link: EngineLink) -> Callable[[wire.LeaseRequest], int]:
+    def grant(request: wire.LeaseRequest) -> int:
+        link.send(request)
+        answer = link.receive()
+        if isinstance(answer, wire.LeaseGrant):
+            return answer.lease
+        if isinstance(answer, wire.LeaseRefusal):
+            raise LeaseRefused(answer.message)
+        raise BackendError(f"hearthd answered a lease request with {type(answer).__name__}")
+
+    return grant
+
+
+def _progress(link: EngineLink) -> Callable[[float], None]:
+    told = 0.0
+
+    def progress(fraction: float) -> None:
+        nonlocal told
+        if fraction - told >= PROGRESS_STEP or (fraction >= 1.0 > told):
+            told = fraction
+            link.send(wire.Loading("loading", fraction))
+
+    return progress
+
+
+class Worker:
+    """Runs the step loop in the calling thread until hearthd stops it or has gone."""
+
+    def __init__(self, link: EngineLink, core: EngineCore, intake: Intake) -> None:
+        self._link = link
+        self._core = core
+        self._intake = intake
+        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._step_began: float | None = None
+        self._kv_tokens_free = core.store.free_tokens()  # after the last step; the beat reads it
+        self._stop_by: float | None = None  # once asked to stop
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Step while there is work, sleep while there is none; raises BackendError, HearthdGone."""
+        threads = [
+            threading.Thread(target=self._take_in, name="intake", daemon=True),
+            threading.Thread(target=self._beat, name="beat", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while self._stop_by is None or self._may_go_on(self._stop_by):
+                self._handle_commands()
+                if self._core.has_work:
+                    self._step()
+        finally:
+            self._over.set()
+
+    def _may_go_on(self, stop_by: float) -> bool:
+        return self._core.has_work and time.monotonic() < stop_by
+
+    def _step(self) -> None:
+        self._step_began = time.monotonic()
+        deltas = self._core.step()
+        self._step_began = None
+        self._kv_tokens_free = self._core.store.free_tokens()
+        if deltas:
+            self._link.send(wire.Step(deltas))
+
+    def _handle_commands(self) -> None:
+        """Take what has arrived; wait for something where there is nothing else to do."""
+        wait = not self._core.has_work and self._stop_by is None
+        while True:
+            try:
+                command = self._inbox.get(block=wait)
+            except queue.Empty:
+                return
+            self._handle(command)
+            wait = False
+
+    def _handle(self, command: _Command) -> None:
+        match command:
+            case Arrival():
+                deltas = self._core.add(command)
+                if deltas:
+                    self._link.send(wire.Step(deltas))
+            case wire.Cancel():
+                self._core.cancel(command.rid)
+            case wire.Stop():
+                self._stop_by = time.monotonic() + command.deadline_seconds
+            case HearthdGone():
+                raise command
+
+    # --- the intake thread ---------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        try:
+            while True:
+                self._receive(self._link.receive())
+        except HearthdGone as gone:
+            self._inbox.put(gone)
+
+    def _receive(self, frame: wire.ToEngine) -> None:
+        try:
+            match frame:
+                case wire.Submit():
+                    self._inbox.put(self._intake.submit(frame))
+                case wire.Encode():
+                    self._link.send(self._intake.encode(frame))
+                case wire.Decode():
+                    self._link.send(self._intake.decode(frame))
+                case wire.Cancel() | wire.Stop():
+                    self._inbox.put(frame)
+                case _:
+                    log.error("hearthd sent %s to an engine that is loaded", type(frame).__name__)
+        except Refused as refused:
+            self._link.send(refused.frame)
+
+    # --- the beat thread -----------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        try:
+            while not self._over.wait(BEAT_SECONDS):
+                self._link.send(self._sign_of_life())
+        except HearthdGone:
+            return  # the intake thread has seen it too, and ends the loop
+
+    def _sign_of_life(self) -> wire.Beat:
+        scheduler, counters = self._core.scheduler, self._core.counters
+        began = self._step_began
+        return wire.Beat(
+            n_running=len(scheduler.running),
+            n_waiting=len(scheduler.waiting),
+            kv_tokens_free=self._kv_tokens_free,
+            step_age_seconds=None if began is None else time.monotonic() - began,
+            n_steps=counters.n_steps,
+            n_prompt_tokens=counters.n_prompt_tokens,
+            n_cached_tokens=counters.n_cached_tokens,
+            n_output_tokens=counters.n_output_tokens,
+            n_preemptions=scheduler.n_preemptions,
+            n_step_failures=counters.n_step_failures,
+        )
