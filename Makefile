@@ -1,0 +1,59 @@
+# Two commands are the whole set-up: `make run` (an answer) and `make test` (the test suite).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build: a plain `torch` would pull gigabytes of CUDA packages into a test environment.
+TORCH := torch==2.13.0
+CODE := daemon backends tui tests bench
+
+.PHONY: run test check format lint types contracts fast slow clean
+
+run: $(VENV)/.run
+	@packaging/first-answer $(BIN) $(if $(ONCE),--once)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: lint types contracts fast
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" -q
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+# --- environments ----------------------------------------------------------------------------
+
+$(BIN)/python:
+	@packaging/make-venv $(PYTHON) $(VENV)
+
+$(VENV)/.gguf: $(BIN)/python packaging/install-llama-cpp pyproject.toml
+	@packaging/install-llama-cpp $(BIN)/python
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.gguf pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[gguf]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.gguf pyproject.toml
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[gguf,dev]'
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
