@@ -1,0 +1,23 @@
+"""The typed keys under which the app carries what handlers use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from hearthd.serving.service import Serving
+from hearthd.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """What the HTTP layer is told of the configuration."""
+
+    max_body_bytes: int = 32 * 1024 * 1024
+    keep_alive_seconds: float = 15.0  # of silence on a stream, before a comment is sent
+
+
+SERVING = web.AppKey("serving", Serving)
+METRICS = web.AppKey("metrics", Metrics)
+OPTIONS = web.AppKey("options", ApiOptions)

@@ -1,0 +1,171 @@
+"""Metrics: what Prometheus scrapes, in a registry of its own."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from hearthd import __version__
+from hearthd.telemetry.timeline import RequestTimeline
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_TTFT_BUCKETS = (
+    0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160,
+)  # fmt: skip
+_TPOT_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5,
+)  # fmt: skip
+_E2E_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+_QUEUE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+_UNKNOWN = "unknown"  # label of a request that no engine took
+
+
+class ModelGauges(Protocol):
+    """What a scrape reads of one model; None is left out."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def n_running(self) -> int: ...
+    @property
+    def n_waiting(self) -> int: ...
+    @property
+    def kv_tokens_free(self) -> int | None: ...
+    @property
+    def n_restarts(self) -> int: ...
+    @property
+    def engine_rss_bytes(self) -> int | None: ...
+
+
+class Metrics:
+    """Counts requests and answers scrapes; belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        labels = ("model", "backend", "class")
+        self._ttft = self._histogram(
+            "hearth_ttft_seconds", "Arrival to first token.", labels, _TTFT_BUCKETS
+        )
+        self._tpot = self._histogram(
+            "hearth_tpot_seconds",
+            "Mean time of an output token after the first.",
+            labels,
+            _TPOT_BUCKETS,
+        )
+        self._e2e = self._histogram("hearth_e2e_seconds", "Arrival to end.", labels, _E2E_BUCKETS)
+        self._queue = self._histogram(
+            "hearth_queue_seconds", "Arrival to the first step.", labels, _QUEUE_BUCKETS
+        )
+        self._requests = self._counter(
+            "hearth_requests_total", "Generations ended.", ("model", "class", "outcome")
+        )
+        self._prompt_tokens = self._counter(
+            "hearth_prompt_tokens_total", "Tokens of prompts.", ("model",)
+        )
+        self._output_tokens = self._counter(
+            "hearth_output_tokens_total", "Tokens generated.", ("model",)
+        )
+        self._cached_tokens = self._counter(
+            "hearth_cached_tokens_total",
+            "Tokens of prompts that were not computed anew.",
+            ("model",),
+        )
+        self._http = self._counter(
+            "hearth_http_requests_total", "HTTP requests answered.", ("route", "method", "status")
+        )
+        build = Gauge(
+            "hearth_build_info",
+            "Version; always 1.",
+            ("version", "python"),
+            registry=self._registry,
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+
+    def watch(self, models: Callable[[], Iterable[ModelGauges]]) -> None:
+        """Read the gauges of models from here at every scrape."""
+        self._registry.register(_ModelCollector(models))
+
+    def observe(self, timeline: RequestTimeline) -> None:
+        """Count one request that has ended."""
+        model, klass = timeline.model, timeline.klass
+        labels = (model, timeline.backend or _UNKNOWN, klass)
+        for histogram, seconds in (
+            (self._ttft, timeline.ttft_seconds),
+            (self._tpot, timeline.tpot_seconds),
+            (self._e2e, timeline.e2e_seconds),
+            (self._queue, timeline.queue_seconds),
+        ):
+            if seconds is not None:
+                histogram.labels(*labels).observe(seconds)
+        self._requests.labels(model, klass, timeline.outcome or _UNKNOWN).inc()
+        self._prompt_tokens.labels(model).inc(timeline.n_prompt)
+        self._output_tokens.labels(model).inc(timeline.n_output)
+        self._cached_tokens.labels(model).inc(timeline.n_cached)
+
+    def count_http(self, route: str, method: str, status: int) -> None:
+        """Count one HTTP answer; `route` is the pattern of the route table, never a client's path."""
+        self._http.labels(route, method, str(status)).inc()
+
+    def render(self) -> bytes:
+        """The exposition text, of CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+
+class _ModelCollector(Collector):
+    """Gauges of models, read when scraped."""
+
+    def __init__(self, models: Callable[[], Iterable[ModelGauges]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        models = list(self._models())
+        yield _gauge("hearth_model_up", "1: the engine answers.", models, _is_up)
+        yield _gauge("hearth_running_requests", "In steps.", models, lambda m: m.n_running)
+        yield _gauge("hearth_waiting_requests", "In the queue.", models, lambda m: m.n_waiting)
+        yield _gauge(
+            "hearth_kv_free_tokens", "Room in key-value memory.", models, lambda m: m.kv_tokens_free
+        )
+        yield _gauge(
+            "hearth_engine_resident_bytes", "Of the process.", models, lambda m: m.engine_rss_bytes
+        )
+        restarts = CounterMetricFamily(
+            "hearth_engine_restarts_total", "Engines replaced.", labels=("model",)
+        )
+        for model in models:
+            restarts.add_metric((model.name,), model.n_restarts)
+        yield restarts
+
+
+def _is_up(model: ModelGauges) -> int:
+    return int(model.state == "ready")
+
+
+def _gauge(
+    name: str,
+    text: str,
+    models: Iterable[ModelGauges],
+    read: Callable[[ModelGauges], int | None],
+) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=("model",))
+    for model in models:
+        value = read(model)
+        if value is not None:
+            family.add_metric((model.name,), value)
+    return family

@@ -1,0 +1,102 @@
+"""Metrics: what a scrape shows after requests, and of models as they are now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from hearthd.telemetry.metrics import Metrics
+from hearthd.telemetry.timeline import RequestTimeline
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the gauges see it."""
+
+    name: str
+    state: str = "ready"
+    n_running: int = 0
+    n_waiting: int = 0
+    kv_tokens_free: int | None = None
+    n_restarts: int = 0
+    engine_rss_bytes: int | None = None
+
+
+def _scrape(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Value of each sample by name and labels."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {(s.name, frozenset(s.labels.items())): s.value for f in families for s in f.samples}
+
+
+def _labels(**labels: str) -> frozenset[tuple[str, str]]:
+    return frozenset((name.rstrip("_"), value) for name, value in labels.items())
+
+
+def test_a_finished_request_is_counted_once_in_every_series() -> None:
+    metrics = Metrics()
+    metrics.observe(
+        RequestTimeline(
+            model="m",
+            klass="normal",
+            backend="gguf",
+            arrived_seconds=10.0,
+            started_seconds=10.5,
+            first_token_seconds=11.0,
+            finished_seconds=14.0,
+            outcome="stop",
+            n_prompt=7,
+            n_output=4,
+            n_cached=3,
+        )
+    )
+    seen = _scrape(metrics)
+    labels = _labels(model="m", backend="gguf", class_="normal")
+    assert seen["hearth_ttft_seconds_sum", labels] == 1.0
+    assert seen["hearth_tpot_seconds_sum", labels] == 1.0
+    assert seen["hearth_e2e_seconds_sum", labels] == 4.0
+    assert seen["hearth_queue_seconds_sum", labels] == 0.5
+    assert seen["hearth_ttft_seconds_count", labels] == 1
+    assert seen["hearth_requests_total", _labels(model="m", class_="normal", outcome="stop")] == 1
+    assert seen["hearth_prompt_tokens_total", _labels(model="m")] == 7
+    assert seen["hearth_output_tokens_total", _labels(model="m")] == 4
+    assert seen["hearth_cached_tokens_total", _labels(model="m")] == 3
+
+
+def test_a_rejected_request_leaves_no_latency() -> None:
+    metrics = Metrics()
+    metrics.observe(
+        RequestTimeline(model="m", klass="batch", arrived_seconds=1.0, outcome="rejected")
+    )
+    seen = _scrape(metrics)
+    assert (
+        seen["hearth_requests_total", _labels(model="m", class_="batch", outcome="rejected")] == 1
+    )
+    assert not [name for name, _ in seen if name == "hearth_ttft_seconds_count"]
+
+
+def test_gauges_are_read_when_scraped() -> None:
+    metrics = Metrics()
+    models = [Model("a", n_running=2, n_waiting=5, kv_tokens_free=64, n_restarts=1)]
+    metrics.watch(lambda: models)
+    assert _scrape(metrics)["hearth_waiting_requests", _labels(model="a")] == 5
+    models = [Model("a", state="failed")]
+    seen = _scrape(metrics)
+    assert seen["hearth_waiting_requests", _labels(model="a")] == 0
+    assert seen["hearth_model_up", _labels(model="a")] == 0
+    assert ("hearth_kv_free_tokens", _labels(model="a")) not in seen
+
+
+def test_http_answers_are_counted_by_route() -> None:
+    metrics = Metrics()
+    metrics.count_http("/v1/models", "GET", 200)
+    metrics.count_http("/v1/models", "GET", 200)
+    seen = _scrape(metrics)
+    labels = _labels(route="/v1/models", method="GET", status="200")
+    assert seen["hearth_http_requests_total", labels] == 2
+
+
+def test_two_instances_share_nothing() -> None:
+    first, second = Metrics(), Metrics()
+    first.count_http("/livez", "GET", 200)
+    assert not [name for name, _ in _scrape(second) if name == "hearth_http_requests_total"]
