@@ -1,0 +1,99 @@
+"""The configuration as frozen structs: every key, its type, its range and its default, once.
+
+A field's comment is its documentation; sizes take a number of bytes or a text such as "12GiB".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from hearthd import wire
+
+BUILTIN_MODEL = "builtin:canary"
+"""The path of the model that comes with the package."""
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+CountOrNone: TypeAlias = Annotated[int, Meta(ge=0)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
+PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
+Size: TypeAlias = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
+"""Bytes; a text with a unit is turned into them before it is checked."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration."""
+
+
+class ModelConfig(Section, frozen=True):
+    """[models.NAME]"""
+
+    path: str = BUILTIN_MODEL  # a file, "canary" for the built-in model, or "sim:..."
+    backend: str | None = None  # unset: the best that reads the file
+    devices: Annotated[list[str], Meta(min_length=1)] = ["cpu:0"]
+    context: Count | None = None  # tokens of one sequence; unset: what memory holds
+    concurrency: Count = 16  # sequences at once
+    stages: list[wire.StageConfig] = []  # a forced plan: layers by device
+    kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
+    kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
+    threads: Count | None = None  # unset: physical cores
+    step_tokens: Count = 512  # rows of one step at most
+    aliases: list[str] = []  # more names that clients may use
+    options: dict[str, Any] = {}  # of the backend
+
+
+class LimitsConfig(Section, frozen=True):
+    """[limits]"""
+
+    max_body_bytes: Size = 32 * 1024 * 1024
+    queue_requests: CountOrNone = 256  # of one model, beside those that run
+    call_seconds: PositiveSeconds = 60.0  # /tokenize and /detokenize
+
+
+class EngineConfig(Section, frozen=True):
+    """[engine]"""
+
+    heartbeat_seconds: PositiveSeconds = 5.0  # without a sign of life: killed and replaced
+    step_timeout_seconds: PositiveSeconds = 300.0  # one step that takes longer is a hang
+    load_timeout_seconds: PositiveSeconds = 600.0  # a load without progress for longer is a hang
+    stop_seconds: Seconds = 5.0  # for an engine to end when asked, before it is killed
+    restart_limit: Count = 5  # losses within restart_window_seconds before a model is failed
+    restart_window_seconds: PositiveSeconds = 60.0
+
+
+class MemoryConfig(Section, frozen=True):
+    """[memory]"""
+
+    budget: Size | None = None  # for all models; unset: what is free at the start, less reserve
+    reserve: Size | None = None  # unset: a tenth of what is free, at least 256MiB
+    devices: dict[str, Size] = {}  # budget of a device other than the processor
+
+
+class LogConfig(Section, frozen=True):
+    """[log]"""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
+
+
+class StopConfig(Section, frozen=True):
+    """[stop]"""
+
+    drain_seconds: Seconds = 30.0  # for running requests to finish
+
+
+class Config(Section, frozen=True):
+    """The whole file; `socket` and `state` default by user (see `paths`)."""
+
+    listen: str = "127.0.0.1:4327"
+    socket: str = ""
+    state: str = ""
+    insecure: bool = False  # serve without keys on an address that is not loopback
+    models: dict[str, ModelConfig] = {}
+    limits: LimitsConfig = LimitsConfig()
+    engine: EngineConfig = EngineConfig()
+    memory: MemoryConfig = MemoryConfig()
+    log: LogConfig = LogConfig()
+    stop: StopConfig = StopConfig()

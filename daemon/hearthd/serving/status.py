@@ -1,0 +1,40 @@
+"""What is known of each model without asking anybody: values for /v1/models, /readyz and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from hearthd import wire
+
+ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model at one moment; None means unknown."""
+
+    name: str
+    path: str
+    state: ModelState
+    phase: str | None  # of the load: "starting" | "reading" | "loading" | "warming"
+    progress: float | None  # of the phase, 0 to 1
+    error: str | None  # when failed, and why the last engine was lost when restarting
+    error_code: str | None
+    info: wire.ModelInfo | None
+    created: int  # unix seconds; when the alias was configured
+    n_running: int
+    n_waiting: int
+    kv_tokens_free: int | None
+    pid: int | None
+    n_restarts: int
+    engine_rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether every model that can serve does; a failed model does not hold the others back."""
+
+    ready: bool
+    draining: bool
+    models: tuple[ModelStatus, ...]
