@@ -1,0 +1,124 @@
+"""SimBackend: the simulated model behind the contract that every backend keeps."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from hearth_backends.base import (
+    BLOCK_TOKENS,
+    Backend,
+    Bytes,
+    Capabilities,
+    DeviceInfo,
+    KVStore,
+    Lease,
+    Progress,
+    Stage,
+    StageSpec,
+    Support,
+)
+from hearth_backends.errors import ModelFileError
+from hearth_backends.kv.blocks import PagedStore
+from hearth_backends.kv.cells import CellStore
+from hearth_backends.kv.slots import SlotStore
+from hearth_backends.kv.states import StateStore
+from hearth_backends.sim.clock import SimClock
+from hearth_backends.sim.memory import BlockMemory, CellMemory, Memory, SlotMemory, StateMemory
+from hearth_backends.sim.options import SimOptions, parse_options
+from hearth_backends.sim.stage import SimStage
+from hearth_backends.weights.spec import ModelSpec
+
+_N_PROGRESS = 20
+
+
+class SimBackend(Backend):
+    """Runs "sim:" models; every option that changes how is in the model's name."""
+
+    name = "sim"
+
+    def __init__(self, clock: SimClock | None = None) -> None:
+        """`clock`: virtual time that each step moves on."""
+        self._clock = clock
+
+    def devices(self) -> list[DeviceInfo]:
+        memory = psutil.virtual_memory()
+        cores = psutil.cpu_count(logical=False)
+        return [
+            DeviceInfo("cpu:0", "cpu", "simulated", memory.total, memory.available, cores),
+            DeviceInfo("cpu:1", "cpu", "simulated", memory.total, memory.available, cores),
+        ]
+
+    def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
+        if model.format != "sim":
+            return Support(False, "the simulated backend runs only models called sim:...")
+        return Support(True)
+
+    def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
+        n_layers = spec.last - spec.first
+        outer = model.outer_bytes() // 2
+        weights = model.layer_bytes(spec.first, spec.last) + outer * (spec.embed + spec.head)
+        return Bytes(
+            weights=weights,
+            kv=spec.kv_tokens * (8 * n_layers + 4),
+            workspace=spec.n_rows * 4 * model.n_vocab,
+        )
+
+    def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
+        options = parse_options(model.name)
+        match options.variant:
+            case "blocks":
+                return PagedStore(spec.n_seq, spec.kv_tokens // BLOCK_TOKENS, spec.n_ctx)
+            case "slots":
+                return SlotStore(spec.n_seq, spec.n_ctx)
+            case "cells":
+                return CellStore(spec.n_seq, spec.kv_tokens, spec.n_ctx)
+            case _:
+                return StateStore(spec.n_seq, spec.n_ctx, options.states)
+
+    def load(
+        self,
+        model: ModelSpec,
+        spec: StageSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
+    ) -> Stage:
+        options = parse_options(model.name)
+        for i in range(_N_PROGRESS):
+            time.sleep(options.load_seconds / _N_PROGRESS)
+            progress((i + 1) / _N_PROGRESS)
+        if options.fail_load:
+            raise ModelFileError(f"{model.name}: {options.fail_load}")
+        return SimStage(
+            spec,
+            _capabilities(options),
+            options,
+            _memory(options, spec),
+            digest=model.digest,
+            clock=self._clock,
+        )
+
+
+def _capabilities(options: SimOptions) -> Capabilities:
+    return Capabilities(
+        mixed=options.is_mixed,
+        ragged=options.is_mixed,
+        max_prefill_seqs=None if options.is_mixed else 1,
+        async_depth=options.depth,
+        rollback="checkpoint" if options.variant == "states" else "any",
+        max_wants=options.wants or None,
+    )
+
+
+def _memory(options: SimOptions, spec: StageSpec) -> Memory:
+    match options.variant:
+        case "blocks":
+            return BlockMemory(spec, spec.kv_tokens // BLOCK_TOKENS)
+        case "slots":
+            return SlotMemory(spec)
+        case "cells":
+            return CellMemory(spec, spec.kv_tokens)
+        case _:
+            return StateMemory(spec)
