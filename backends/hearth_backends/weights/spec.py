@@ -63,7 +63,9 @@ class ModelSpec:
     def layer_bytes(self, first: int, last: int) -> int:
         """Bytes of the tensors of layers [first, last)."""
         return sum(
-            t.n_bytes for t in self.tensors.values() if t.layer is not None and first <= t.layer < last
+            t.n_bytes
+            for t in self.tensors.values()
+            if t.layer is not None and first <= t.layer < last
         )
 
     def outer_bytes(self) -> int:

@@ -1,0 +1,190 @@
+"""From the header of a GGUF file to a ModelSpec; pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from hearth_backends.errors import ModelFileError, Unsupported
+from hearth_backends.weights.gguf_header import Entry, Header, StringArray
+from hearth_backends.weights.gguf_names import CANONICAL, canonical_name, is_known
+from hearth_backends.weights.spec import ModelSpec, RopeSpec, TensorInfo
+
+MOST_LAYERS = 10_000
+LARGEST_NUMBER = 1 << 31
+_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+T = TypeVar("T", bound=bool | int | float | str)
+
+
+class Metadata:
+    """Typed reading of metadata; a value of the wrong type or out of range is a ModelFileError."""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = entries
+
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """The value, or None where it is absent."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value = entry.value
+        if type(value) is not kind:  # exactly: a bool is an int to isinstance
+            raise ModelFileError(f"corrupt header: {key} should be {kind.__name__}: {value!r:.60}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelFileError(f"corrupt header: {key} = {value}")
+        return value
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """The value; raises ModelFileError where it is absent."""
+        value = self.get(key, kind)
+        if value is None:
+            raise ModelFileError(f"the header lacks {key}")
+        return value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive number; the largest where the file has one for each layer."""
+        entry = self._entries.get(key)
+        if entry is not None and isinstance(entry.value, np.ndarray):
+            kind = entry.value.dtype.kind
+            value = int(entry.value.max()) if len(entry.value) and kind in "iu" else 0
+        else:
+            found = self.get(key, int)
+            value = found if found is not None else (default or self.need(key, int))
+        if not 0 < value < LARGEST_NUMBER:
+            raise ModelFileError(f"corrupt header: {key} = {value}")
+        return value
+
+    def length(self, key: str) -> int | None:
+        """The length of an array."""
+        entry = self._entries.get(key)
+        if entry is None or not isinstance(entry.value, np.ndarray | StringArray):
+            return None
+        return len(entry.value)
+
+
+def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -> ModelSpec:
+    """Describe the model; raises ModelFileError for what is missing or senseless, and Unsupported."""
+    meta = Metadata(header.metadata)
+    architecture = _architecture(meta)
+    tensors = _tensor_infos(header, architecture)
+    key = architecture + "."
+    d_model = meta.size(key + "embedding_length")
+    n_heads = meta.size(key + "attention.head_count", 1)
+    head_dim = meta.size(key + "attention.key_length", max(1, d_model // n_heads))
+    n_layers = meta.size(key + "block_count")
+    if n_layers > MOST_LAYERS:
+        raise ModelFileError(f"corrupt header: {key}block_count = {n_layers}")
+    ids = [meta.get(f"tokenizer.ggml.{name}", int) for name in ("bos_token_id", "eos_token_id")]
+    return ModelSpec(
+        path=path,
+        format="gguf",
+        digest=digest,
+        name=meta.get("general.name", str) or path.stem,
+        architecture=architecture,
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=meta.size(key + "attention.head_count_kv", n_heads),
+        head_dim=head_dim,
+        d_ff=meta.size(key + "feed_forward_length", 4 * d_model),
+        n_vocab=_n_vocab(meta, architecture, tensors),
+        context_trained=meta.size(key + "context_length"),
+        norm_eps=_norm_eps(meta, architecture),
+        rope=_rope(meta, architecture, head_dim, "rope_freqs.weight" in tensors),
+        tied_embeddings="lm_head.weight" not in tensors,
+        quantization=_prevailing_type(tensors),
+        file_bytes=file_bytes,
+        n_parameters=sum(tensor.n_elements for tensor in header.tensors),
+        chat_template=meta.get("tokenizer.chat_template", str),
+        bos_id=ids[0],
+        eos_id=ids[1],
+        end_ids=_end_ids(meta),
+        add_bos=_adds_bos(meta),
+        tensors=tensors,
+    )
+
+
+def _architecture(meta: Metadata) -> str:
+    kind = meta.get("general.type", str) or "model"
+    if kind != "model":
+        raise ModelFileError(f"it is of type {kind!r}, not a model")
+    n_files = meta.get("split.count", int) or 1
+    if n_files > 1:
+        raise Unsupported(f"the model is split into {n_files} files; merge them with gguf-split")
+    architecture = meta.need("general.architecture", str)
+    if not is_known(architecture):
+        raise Unsupported(f"no backend runs the architecture {architecture!r:.80}")
+    return architecture
+
+
+def _tensor_infos(header: Header, architecture: str) -> dict[str, TensorInfo]:
+    infos: dict[str, TensorInfo] = {}
+    for tensor in header.tensors:
+        name, layer = canonical_name(architecture, tensor.name)
+        if name in infos:
+            raise ModelFileError(f"two tensors are called {name}")
+        infos[name] = TensorInfo(
+            name, tensor.name, tensor.shape, tensor.type.name, tensor.n_bytes, layer
+        )
+    return infos
+
+
+def _n_vocab(meta: Metadata, architecture: str, tensors: Mapping[str, TensorInfo]) -> int:
+    n_tokens = meta.length("tokenizer.ggml.tokens")
+    if n_tokens:
+        return n_tokens
+    embedding = tensors.get("model.embed_tokens.weight")
+    rows = embedding.shape[0] if embedding is not None else None
+    return meta.size(architecture + ".vocab_size", rows)
+
+
+def _norm_eps(meta: Metadata, architecture: str) -> float:
+    for name in ("layer_norm_rms_epsilon", "layer_norm_epsilon"):
+        value = meta.get(f"{architecture}.attention.{name}", float)
+        if value is not None:
+            return value
+    if architecture in CANONICAL:
+        raise ModelFileError(f"the header lacks {architecture}.attention.layer_norm_rms_epsilon")
+    return 0.0
+
+
+def _rope(meta: Metadata, architecture: str, head_dim: int, has_factors: bool) -> RopeSpec:
+    key = architecture + ".rope."
+    linear = meta.get(key + "scale_linear", float)  # what files before "scaling" said
+    kind = meta.get(key + "scaling.type", str) or (
+        "linear" if linear not in (None, 0.0, 1.0) else "none"
+    )
+    factor = meta.get(key + "scaling.factor", float)
+    if kind == "none" and has_factors:
+        kind = "llama3"
+    return RopeSpec(
+        theta=meta.get(key + "freq_base", float) or 10_000.0,
+        n_dims=meta.size(key + "dimension_count", head_dim),
+        scaling=kind,
+        factor=factor or linear or 1.0,
+        original_context=meta.get(key + "scaling.original_context_length", int),
+    )
+
+
+def _prevailing_type(tensors: Mapping[str, TensorInfo]) -> str:
+    """The type that takes the most bytes."""
+    n_bytes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        n_bytes[tensor.dtype] += tensor.n_bytes
+    return n_bytes.most_common(1)[0][0]
+
+
+def _end_ids(meta: Metadata) -> frozenset[int]:
+    ids = (meta.get(f"tokenizer.ggml.{name}", int) for name in _END_KEYS)
+    return frozenset(i for i in ids if i is not None)
+
+
+def _adds_bos(meta: Metadata) -> bool:
+    said = meta.get("tokenizer.ggml.add_bos_token", bool)
+    return said if said is not None else meta.get("tokenizer.ggml.model", str) == "llama"

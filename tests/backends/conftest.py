@@ -1,0 +1,158 @@
+"""Models for the backends' tests: a real one where it is at hand, and tiny random ones of any architecture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHARED_MODELS = "HEARTH_SHARED_MODELS"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+MakeGguf = Callable[..., Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Dimensions of a tiny model."""
+
+    architecture: str = "llama"
+    n_layers: int = 4
+    d_model: int = 64
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    head_dim: int = 16
+    d_ff: int = 128
+    context: int = 512
+    quant: str = "F32"
+    tied: bool = False
+    window: int = 0  # 0: no sliding window
+    seed: int = 0
+
+
+@pytest.fixture(scope="session")
+def stories() -> Path:
+    """stories260K, a real Llama with a SentencePiece vocabulary that nobody here wrote."""
+    folder = Path(os.environ.get(SHARED_MODELS, REPOSITORY.parent / "shared" / "models"))
+    path = folder / "stories260K.gguf"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not at hand; set {SHARED_MODELS} to the folder that holds it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_gguf(tmp_path_factory: pytest.TempPathFactory) -> MakeGguf:
+    """Writes a random model of the given Shape fields and returns its path; the same fields, the same file."""
+    folder = tmp_path_factory.mktemp("models")
+    made: dict[Shape, Path] = {}
+
+    def make(**fields: object) -> Path:
+        shape = Shape(**fields)  # type: ignore[arg-type]
+        if shape not in made:
+            made[shape] = folder / f"{shape.architecture}-{len(made)}.gguf"
+            write_model(made[shape], shape)
+        return made[shape]
+
+    return make
+
+
+def byte_tokens() -> list[str]:
+    """The 256 bytes in GPT-2's printable spelling, in byte order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
+
+
+def write_model(path: Path, shape: Shape) -> None:
+    """A random model with a byte-level vocabulary: 256 bytes, one merge, and two control tokens."""
+    writer = gguf.GGUFWriter(path, shape.architecture)
+    _write_metadata(writer, shape)
+    _write_vocabulary(writer)
+    quant = gguf.GGMLQuantizationType[shape.quant]
+    for name, values in _tensors(shape).items():
+        if values.ndim < 2 or quant is gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(name, values)
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(values, quant), raw_dtype=quant)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _write_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    writer.add_name(f"tiny {shape.architecture}")
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.d_model)
+    writer.add_block_count(shape.n_layers)
+    writer.add_feed_forward_length(shape.d_ff)
+    writer.add_head_count(shape.n_heads)
+    writer.add_head_count_kv(shape.n_kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter) -> None:
+    tokens = [*byte_tokens(), "ab", "<|start|>", "<|end|>"]
+    kinds = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+
+
+def _tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
+    random = np.random.default_rng(shape.seed)
+
+    def matrix(n_out: int, n_in: int) -> NDArray[np.float32]:
+        return (random.standard_normal((n_out, n_in)) * 1.5 / np.sqrt(n_in)).astype(np.float32)
+
+    def norm(n: int) -> NDArray[np.float32]:
+        return random.uniform(0.7, 1.3, n).astype(np.float32)
+
+    d, q, kv = shape.d_model, shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
+    n_vocab = 259
+    tensors = {"token_embd.weight": matrix(n_vocab, d) * 4, "output_norm.weight": norm(d)}
+    if not shape.tied and not shape.architecture.startswith("gemma"):
+        tensors["output.weight"] = matrix(n_vocab, d) * 2
+    for i in range(shape.n_layers):
+        layer = {
+            "attn_norm.weight": norm(d),
+            "attn_output.weight": matrix(d, q),
+            "ffn_norm.weight": norm(d),
+            "ffn_down.weight": matrix(d, shape.d_ff),
+        }
+        if shape.architecture == "phi3":
+            layer["attn_qkv.weight"] = matrix(q + 2 * kv, d)
+            layer["ffn_up.weight"] = matrix(2 * shape.d_ff, d)
+        else:
+            for part, n in (("q", q), ("k", kv), ("v", kv)):
+                layer[f"attn_{part}.weight"] = matrix(n, d)
+                if shape.architecture == "qwen2":
+                    layer[f"attn_{part}.bias"] = norm(n) - 1
+            layer["ffn_gate.weight"] = matrix(shape.d_ff, d)
+            layer["ffn_up.weight"] = matrix(shape.d_ff, d)
+        if shape.architecture in ("qwen3", "gemma3"):
+            layer["attn_q_norm.weight"] = norm(shape.head_dim)
+            layer["attn_k_norm.weight"] = norm(shape.head_dim)
+        if shape.architecture in ("gemma2", "gemma3"):
+            layer["post_attention_norm.weight"] = norm(d)
+            layer["post_ffw_norm.weight"] = norm(d)
+        tensors |= {f"blk.{i}.{name}": values for name, values in layer.items()}
+    return tensors
