@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 
 from hearth_backends.base import Batch, Capabilities, Hidden, Reservation, Sampled, Stage
-from hearth_backends.errors import BackendError
+from hearth_backends.errors import BackendError, StepError
 
 _POLL_SECONDS = 0.0002  # between two looks at a device that has not finished
+
+
+_Result: TypeAlias = Future[Hidden | Sampled]
 
 
 class Ticket:
@@ -49,6 +53,7 @@ class Pipeline:
             ThreadPoolExecutor(1, thread_name_prefix=f"stage-{i}")
             for i in range(len(stages) if len(stages) > 1 else 0)
         ]
+        self._latest: list[_Result | None] = [None] * len(self._workers)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -78,7 +83,11 @@ class Pipeline:
     def wait(self, ticket: Ticket) -> Sampled:
         """The result of a step; tickets are redeemed in the order they were given."""
         if ticket.future is not None:
-            return ticket.future.result()
+            try:
+                return ticket.future.result()
+            except BackendError:
+                self._latest = [None] * len(self._workers)  # what follows begins anew
+                raise
         if ticket.handle is None:
             raise BackendError("a step was redeemed twice")
         result = _finish(self.stages[0], ticket.handle)
@@ -108,9 +117,10 @@ class Pipeline:
     def _chain(self, legs: list[_Leg]) -> Future[Sampled]:
         """Run the legs one after another, each in its stage's thread."""
         done: Future[Sampled] = Future()
-        before: Future[Hidden | Sampled] | None = None
-        for worker, leg in zip(self._workers, legs, strict=True):
-            before = worker.submit(_run_leg, leg, before)
+        before: _Result | None = None
+        for i, (worker, leg) in enumerate(zip(self._workers, legs, strict=True)):
+            before = worker.submit(_run_leg, leg, before, self._latest[i])
+            self._latest[i] = before
         if before is not None:
             before.add_done_callback(lambda last: _settle(done, last))
         return done
@@ -123,7 +133,14 @@ class Pipeline:
             stage.close()
 
 
-def _run_leg(leg: _Leg, before: Future[Hidden | Sampled] | None) -> Hidden | Sampled:
+def _run_leg(leg: _Leg, before: _Result | None, earlier: _Result | None) -> Hidden | Sampled:
+    """`before`: this step in the stage before; `earlier`: the step before this one, in this stage.
+
+    A step after a failed one does not run: its operations on key-value memory may not overtake those
+    of the failed one, which are repeated.
+    """
+    if earlier is not None and earlier.exception() is not None:
+        raise StepError("the step before this one failed")
     hidden = None
     if before is not None:
         result = before.result()

@@ -60,6 +60,18 @@ class _Selection:
             i = self.requests.index(request)
             del self.requests[i], self.wants[i], self.drafts[i]
 
+    def drop_drafts(self) -> bool:
+        """Guess nothing after all, to need less memory; False where nothing was guessed."""
+        if not any(self.drafts):
+            return False
+        for i, n_draft in enumerate(self.drafts):
+            request, n_rows = self.wants[i]
+            self.wants[i] = Want(request, n_rows - n_draft)
+            if n_draft:
+                self.requests[i].draft = []
+            self.drafts[i] = 0
+        return True
+
 
 class Scheduler:
     """Owns every request of an engine from `add` until it is finished, and the store they live in."""
@@ -81,6 +93,7 @@ class Scheduler:
         self.n_seq = n_seq
         self.step_tokens = max(step_tokens, n_seq)
         self.max_wants = caps.max_wants or self.step_tokens
+        self.mixed = caps.mixed and caps.ragged
         self.n_batches = n_batches
         self.drafter = drafter
         self.clock = clock
@@ -91,6 +104,8 @@ class Scheduler:
         self._held_back = False  # a step preempted: admit nobody before one has been committed
         self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
         self._prompts_turn = False  # unmixed stages alternate between prompts and decoding
+        self._n_decoded = 0  # rows of decoding so far: where the turn is when not all fit a step
+        self._n_plans = 0  # in flight
 
     # --- arrivals and departures ---------------------------------------------------------------
 
@@ -126,8 +141,11 @@ class Scheduler:
         while selection.requests:
             reservation = self.store.reserve(selection.wants)
             if reservation is not None:
+                self._start(admitted)
                 return self._launch(selection, reservation)
-            if admitted:
+            if selection.drop_drafts():
+                continue
+            if admitted and (len(self.running) > 1 or self._n_plans):
                 self._put_back(admitted.pop(), selection)
             elif not self._preempt(selection):
                 break
@@ -137,7 +155,7 @@ class Scheduler:
         """Pick work for one step; the second list holds requests that were waiting until now."""
         selection = _Selection(self.step_tokens, self.max_wants)
         decoding, prompts = self._ready()
-        if self.caps.mixed:
+        if self.mixed:
             self._pick_decoding(selection, decoding)
             return selection, self._pick_prompts(selection, prompts)
         self._prompts_turn = not self._prompts_turn
@@ -168,6 +186,10 @@ class Scheduler:
 
     def _pick_decoding(self, selection: _Selection, decoding: list[Request]) -> None:
         most = min(-(-len(self.running) // self.n_batches), selection.wants_left)
+        if len(decoding) > most:
+            first = self._n_decoded % len(decoding)
+            decoding = decoding[first:] + decoding[:first]
+            self._n_decoded += most
         for i, request in enumerate(decoding[:most]):
             n_room = request.limits.max_output - request.n_output - request.n_unknown
             if n_room < 1:
@@ -176,7 +198,7 @@ class Scheduler:
             if self.drafter is not None:
                 n_others = min(most, len(decoding)) - i - 1
                 n_spare = min(selection.rows_left, selection.wants_left) - 1 - n_others
-                n_draft = self._draft(request, min(n_room - 1, n_spare))
+                n_draft = self._draft(request, min(n_room - 1, n_spare), selection)
             selection.add(request, 1 + n_draft, 1 + n_draft, n_draft)
 
     def _pick_prompts(self, selection: _Selection, prompts: list[Request]) -> list[Request]:
@@ -186,28 +208,36 @@ class Scheduler:
                 return []
         return [] if self._held_back and self.running else self._admit(selection)
 
-    def _draft(self, request: Request, limit: int) -> int:
+    def _draft(self, request: Request, limit: int, selection: _Selection) -> int:
         """Let the drafter guess at most `limit` tokens; returns how many it did."""
+        request.draft = []
         if self.drafter is None or request.n_unknown or limit < 1:
             return 0
-        if not self.caps.ragged or self.caps.rollback != "any":
+        if not self.mixed or self.caps.rollback != "any" or self._is_full(selection):
             return 0
         request.draft = list(self.drafter.propose(request, limit))[:limit]
         return len(request.draft)
 
     def _pick_prompt(self, selection: _Selection, request: Request) -> bool:
         """Add a chunk of a prompt; False when the step takes no more of them."""
-        n_prompts = sum(want.n_tokens > 1 for want in selection.wants)
-        most = self.caps.max_prefill_seqs if self.caps.ragged else 1
-        if selection.rows_left < 1 or selection.wants_left < 1 or (most and n_prompts >= most):
+        if selection.rows_left < 1 or selection.wants_left < 1:
             return False
         start = request.n_computed + request.n_inflight
         end = len(request.tokens) if request.limits.max_output else request.n_prompt - 1
         n_rows = min(end - start, selection.rows_left)
         if request.scores_prompt:
             n_rows = min(n_rows, selection.wants_left)
+        if n_rows > 1 and self._is_full(selection):
+            return False
+        if not self.mixed and selection.wants and max(n_rows, selection.wants[0].n_tokens) > 1:
+            return False
         selection.add(request, n_rows, n_rows if request.scores_prompt else 1)
         return True
+
+    def _is_full(self, selection: _Selection) -> bool:
+        """Whether no more sequences with several rows go into the step."""
+        most = self.caps.max_prefill_seqs
+        return most is not None and sum(want.n_tokens > 1 for want in selection.wants) >= most
 
     def _admit(self, selection: _Selection) -> list[Request]:
         """Move waiting requests into the selection, in rank order, while they fit."""
@@ -216,12 +246,14 @@ class Scheduler:
             request = self.waiting[0]
             if not self.store.can_admit():
                 break
-            free = self.store.free_tokens() - sum(want.n_tokens for want in selection.wants)
-            if self._refused is not None and self._refused >= (request.id, free) and self.running:
+            n_planned = sum(want.n_tokens for want in selection.wants)
+            free = self.store.free_tokens() - n_planned
+            if self.running and self._was_refused(request, free):
                 break
             request.n_computed = self.store.match(request)
-            margin = policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
-            if len(request.tokens) - request.n_computed + margin > free and self.running:
+            need = len(request.tokens) - request.n_computed
+            need += policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
+            if self.running and need > self.store.free_tokens() - n_planned:
                 self._refused = (request.id, free)
                 self._forget(request)
                 break
@@ -232,11 +264,22 @@ class Scheduler:
             self.waiting.pop(0)
             self.running.append(request)
             request.state = RequestState.RUNNING
-            if request.started_seconds is None:
-                request.started_seconds = self.clock()
-                request.n_cached = request.n_computed
             admitted.append(request)
         return admitted
+
+    def _was_refused(self, request: Request, free_tokens: int) -> bool:
+        """Whether it did not fit when no less was free; spares looking for its prefix each step."""
+        if self._refused is None:
+            return False
+        refused_id, refused_free = self._refused
+        return refused_id == request.id and free_tokens <= refused_free
+
+    def _start(self, admitted: list[Request]) -> None:
+        """Note when requests left the queue, and what of their prompt was cached."""
+        for request in admitted:
+            if request.started_seconds is None:
+                request.started_seconds = self.clock()
+                request.n_cached = min(request.n_computed, request.n_prompt)
 
     def _launch(self, selection: _Selection, reservation: Reservation) -> StepPlan:
         starts: list[int] = []
@@ -245,6 +288,7 @@ class Scheduler:
         counts = [want.n_tokens for want in selection.wants]
         n_rows = 0
         is_decode = True
+        self._n_plans += 1
         for request, count, n_draft in zip(
             selection.requests, counts, selection.drafts, strict=True
         ):
@@ -296,6 +340,8 @@ class Scheduler:
         if request is None:
             return False
         if len(self.running) == 1:
+            if self._n_plans:
+                return False  # what has finished holds its memory until its last step retires
             raise Unserviceable(request)
         request.draft = []
         request.n_preempted += 1
@@ -392,6 +438,7 @@ class Scheduler:
 
     def _retire(self, plan: StepPlan) -> None:
         """Free what finished while the step was in flight."""
+        self._n_plans -= 1
         for request in plan.requests:
             if request.state is RequestState.FINISHED and not request.n_inflight:
                 self.store.release(request)
