@@ -1,0 +1,219 @@
+"""The only HTTP in `hearth`: one box, asked over TCP or its Unix socket."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+import msgspec
+
+from hearth_tui.address import Address
+from hearth_tui.errors import BoxError, BoxUnreachable, NotHearth, UsageError
+from hearth_tui.sse import EventBuffer
+from hearth_tui.types import (
+    ChatRequest,
+    Chunk,
+    Completion,
+    ErrorEnvelope,
+    Model,
+    ModelList,
+    Readiness,
+    StreamOptions,
+    Version,
+)
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
+"""For what a box answers at once; a chat may wait for a model to load, however long that takes."""
+
+_CHAT_TIMEOUT = httpx.Timeout(None, connect=CONNECT_SECONDS)
+_END_OF_STREAM = b"[DONE]"
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to one box; every method blocks and raises BoxUnreachable or BoxError."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._http = httpx.Client(
+            base_url=address.url,
+            transport=_transport(address),
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def models(self) -> list[Model]:
+        """The models of the box, ready or not, in its order."""
+        return self._get("/v1/models", ModelList).data
+
+    def version(self) -> str:
+        """The version of the daemon."""
+        return self._get("/version", Version).version
+
+    def readiness(self) -> Readiness:
+        """Whether the box is ready, and each model's state."""
+        with self._reaching():
+            response = self._http.get("/readyz")
+        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            _raise_for_status(response)
+        try:
+            return msgspec.json.decode(response.content, type=Readiness)
+        except msgspec.MsgspecError:
+            _raise_for_status(response)
+            raise _not_hearth(response) from None
+
+    def complete(self, request: ChatRequest) -> Completion:
+        """The whole answer at once."""
+        with self._reaching():
+            response = self._http.send(self._chat(request))
+        _raise_for_status(response)
+        return _decode(response, Completion)
+
+    @contextmanager
+    def stream(self, request: ChatRequest) -> Iterator[Iterator[Chunk]]:
+        """The answer chunk by chunk; leaving the context closes the connection, which cancels the request.
+
+        An error that arrives within the stream is raised as BoxError.
+        """
+        request = msgspec.structs.replace(
+            request, stream=True, stream_options=StreamOptions(include_usage=True)
+        )
+        with self._reaching():
+            response = self._http.send(self._chat(request), stream=True)
+            try:
+                if response.is_error:
+                    response.read()
+                _raise_for_status(response)
+                yield _chunks(response)
+            finally:
+                response.close()
+
+    def _chat(self, request: ChatRequest) -> httpx.Request:
+        try:
+            body = msgspec.json.encode(request)
+        except UnicodeEncodeError:
+            raise UsageError("the text has bytes that are not UTF-8") from None
+        return self._http.build_request(
+            "POST",
+            "/v1/chat/completions",
+            content=body,
+            headers={"content-type": "application/json"},
+            timeout=_CHAT_TIMEOUT,
+        )
+
+    def _get(self, path: str, kind: type[T]) -> T:
+        with self._reaching():
+            response = self._http.get(path)
+        _raise_for_status(response)
+        return _decode(response, kind)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise BoxUnreachable(
+                f"no box answers at {self.address} ({_reason(error)}); is hearthd running?"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise BoxUnreachable(
+                f"the box at {self.address} did not answer within {ANSWER_SECONDS:.0f} s"
+            ) from error
+        except httpx.DecodingError as error:
+            raise NotHearth(f"the answer of the box cannot be read: {error}") from error
+        except httpx.TransportError as error:
+            raise BoxUnreachable(
+                f"the connection to the box at {self.address} was lost ({_reason(error)})"
+            ) from error
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{str(self.address)!r} is not a URL: {error}") from error
+
+
+def _transport(address: Address) -> httpx.HTTPTransport:
+    """Never through a proxy: a box is near."""
+    if address.socket is not None:
+        return httpx.HTTPTransport(uds=str(address.socket), verify=False)
+    return httpx.HTTPTransport(
+        verify=address.url.startswith("https:"), socket_options=_keepalive_options()
+    )
+
+
+def _keepalive_options() -> list[tuple[int, int, int]]:
+    """A box that lost its power is noticed within a minute, also while a stream is silent."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # not every system has them
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+def _chunks(response: httpx.Response) -> Iterator[Chunk]:
+    buffer = EventBuffer()
+    for received in response.iter_bytes():
+        for data in buffer.feed(received):
+            if data == _END_OF_STREAM:
+                continue  # reading to the end keeps the connection for the next question
+            chunk = _decode_chunk(data)
+            if chunk.error is not None:
+                raise _box_error(chunk.error.message, None, chunk.error.code)
+            yield chunk
+
+
+def _decode_chunk(data: bytes) -> Chunk:
+    try:
+        return msgspec.json.decode(data, type=Chunk)
+    except msgspec.MsgspecError as error:
+        raise NotHearth(f"an event of the stream cannot be read: {error}") from error
+
+
+def _decode(response: httpx.Response, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except msgspec.MsgspecError:
+        raise _not_hearth(response) from None
+
+
+def _raise_for_status(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    try:
+        error = msgspec.json.decode(response.content, type=ErrorEnvelope).error
+    except msgspec.MsgspecError:
+        raise _not_hearth(response) from None
+    message = error.message
+    if seconds := response.headers.get("retry-after"):
+        message = f"{message} (try again in {seconds} s)"
+    raise _box_error(message, response.status_code, error.code)
+
+
+def _box_error(message: str, status: int | None, code: str | int | None) -> BoxError:
+    return BoxError(message, status=status, code=None if code is None else str(code))
+
+
+def _not_hearth(response: httpx.Response) -> NotHearth:
+    return NotHearth(
+        f"{response.request.url} does not answer like a Hearth box (HTTP {response.status_code})",
+        status=response.status_code,
+    )
+
+
+def _reason(error: httpx.TransportError) -> str:
+    """The system's words without its error number."""
+    text = str(error) or type(error).__name__
+    return text.partition("] ")[2] if text.startswith("[Errno") else text

@@ -1,0 +1,43 @@
+"""`hearth models`: what the box serves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import msgspec
+
+from hearth_tui.address import find_address
+from hearth_tui.client import Client
+from hearth_tui.errors import EXIT_OK
+from hearth_tui.types import Model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to print them."""
+    parser.add_argument("--json", action="store_true", help="print the entries of /v1/models")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List the models and return the exit status."""
+    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+        models = box.models()
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(models)).decode())
+    else:
+        print_models(models)
+    return EXIT_OK
+
+
+def print_models(models: list[Model]) -> None:
+    """The table, and below it what is wrong with whom."""
+    from hearth_tui.tables import failures, make_console, models_table
+
+    if not models:
+        print("the box has no models", file=sys.stderr)
+        return
+    console = make_console()
+    console.print(models_table(models))
+    for line in failures(models):
+        console.print(line)

@@ -1,0 +1,67 @@
+"""`hearth status`: whether the box is ready, and how busy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import msgspec
+
+from hearth_tui import figures
+from hearth_tui.address import find_address
+from hearth_tui.client import Client
+from hearth_tui.errors import EXIT_OK
+from hearth_tui.printable import one_line
+from hearth_tui.types import Model, Readiness
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How a box is; this is also what `--json` prints."""
+
+    box: str
+    version: str
+    ready: bool
+    models: list[Model]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to print it."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the status and return the exit status: 0 for a box that answers, ready or not."""
+    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+        readiness = box.readiness()
+        status = Status(str(box.address), box.version(), readiness.ready, box.models())
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(status)).decode())
+    else:
+        _print(status, readiness)
+    return EXIT_OK
+
+
+def describe_readiness(readiness: Readiness) -> str:
+    """Yes, or no and which models keep it from being so."""
+    if readiness.ready:
+        return "yes"
+    late = [
+        f"{name} {figures.state(model)}"
+        for name, model in readiness.models.items()
+        if model.state != "ready"
+    ]
+    return f"no ({', '.join(late)})" if late else "no"
+
+
+def _print(status: Status, readiness: Readiness) -> None:
+    from hearth_tui.tables import failures, load_table, make_console
+
+    console = make_console()
+    console.print(f"box      {one_line(status.box)}")
+    console.print(f"version  {one_line(status.version)}")
+    console.print(f"ready    {one_line(describe_readiness(readiness))}")
+    if status.models:
+        console.print()
+        console.print(load_table(status.models))
+    for line in failures(status.models):
+        console.print(line)

@@ -1,0 +1,170 @@
+"""What goes over the wire, both ways; None is what the box did not say."""
+
+from __future__ import annotations
+
+import msgspec
+
+# --- what the box has --------------------------------------------------------------------------
+
+
+class ModelDetails(msgspec.Struct, frozen=True):
+    """What Hearth adds to an entry of /v1/models."""
+
+    state: str | None = None  # "loading" | "ready" | "failed" | "restarting"
+    phase: str | None = None
+    progress: float | None = None  # 0 to 1
+    error: str | None = None
+    error_code: str | None = None
+    digest: str | None = None
+    architecture: str | None = None
+    quantization: str | None = None
+    n_parameters: int | None = None
+    context: int | None = None  # tokens of one sequence
+    concurrency: int | None = None  # sequences at once
+    kv_tokens: int | None = None
+    backend: str | None = None
+    n_running: int | None = None
+    n_waiting: int | None = None
+    kv_tokens_free: int | None = None
+    n_restarts: int | None = None
+    pid: int | None = None
+    engine_rss_bytes: int | None = None
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One entry of /v1/models."""
+
+    id: str
+    object: str = "model"
+    created: int | None = None
+    owned_by: str | None = None
+    hearth: ModelDetails = ModelDetails()
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """GET /v1/models."""
+
+    data: list[Model]
+
+
+class ModelReadiness(msgspec.Struct, frozen=True):
+    """One model within /readyz."""
+
+    state: str | None = None
+    phase: str | None = None
+    progress: float | None = None
+    error: str | None = None
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """GET /readyz, whether it came with 200 or 503."""
+
+    ready: bool
+    models: dict[str, ModelReadiness] = {}
+
+
+class Version(msgspec.Struct, frozen=True):
+    """GET /version."""
+
+    version: str
+
+
+# --- a question --------------------------------------------------------------------------------
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str  # "system" | "user" | "assistant"
+    content: str
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What a stream carries besides the text."""
+
+    include_usage: bool
+
+
+class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """POST /v1/chat/completions; what is left out is the box's to choose."""
+
+    model: str
+    messages: list[Message]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+
+# --- an answer ---------------------------------------------------------------------------------
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Where a prompt's tokens came from."""
+
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """OpenAI's error."""
+
+    message: str
+    type: str | None = None
+    param: str | None = None
+    code: str | int | None = None
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorBody
+
+
+class AnswerMessage(msgspec.Struct, frozen=True):
+    """A whole message, or what a chunk adds to one."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class WholeChoice(msgspec.Struct, frozen=True):
+    """One choice of an answer that was not streamed."""
+
+    message: AnswerMessage
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """An answer that was not streamed."""
+
+    choices: list[WholeChoice]
+    model: str | None = None
+    usage: Usage | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    """What a chunk adds to one choice."""
+
+    index: int = 0
+    delta: AnswerMessage = AnswerMessage()
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One event of a stream: a piece of the answer, its usage, or the error that ends it."""
+
+    choices: list[ChunkChoice] = []
+    model: str | None = None
+    usage: Usage | None = None
+    error: ErrorBody | None = None
