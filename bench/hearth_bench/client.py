@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -70,8 +71,7 @@ class Record:
 
     def gaps_seconds(self) -> list[float]:
         """Times between chunks."""
-        times = self.chunk_seconds
-        return [b - a for a, b in zip(times, times[1:], strict=False)]
+        return [b - a for a, b in pairwise(self.chunk_seconds)]
 
 
 class Client:

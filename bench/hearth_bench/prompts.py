@@ -15,10 +15,9 @@ Count = Callable[[str], Awaitable[int]]
 
 Prompt = str | list[int]
 
-_WORDS = (
-    "the ember in a stove keeps its heat when ash lies over it and slow air comes from below "
-    "so that morning finds the iron warm while wind turns snow against every window of our house"
-).split()
+_TEXT = """the ember in a stove keeps its heat when ash lies over it and slow air comes from below
+so that morning finds the iron warm while wind turns snow against every window of our house"""
+_WORDS = _TEXT.split()
 _TAILS = (" a", "a", ".", " the", "e", "!", " I")
 _ATTEMPTS = 64
 

@@ -40,18 +40,22 @@ class Report:
             "output tok/s": self.output_tokens_per_second,
             "total tok/s": self.total_tokens_per_second,
             "requests/s": self.requests_per_second,
-            "TTFT p50": self.ttft_seconds and self.ttft_seconds.p50,
-            "TTFT p95": self.ttft_seconds and self.ttft_seconds.p95,
-            "gap p50": self.gap_seconds and self.gap_seconds.p50,
-            "gap p95": self.gap_seconds and self.gap_seconds.p95,
-            "TPOT p50": self.tpot_seconds and self.tpot_seconds.p50,
-            "E2E p50": self.e2e_seconds and self.e2e_seconds.p50,
-            "E2E p95": self.e2e_seconds and self.e2e_seconds.p95,
+            **_percentiles("TTFT", self.ttft_seconds),
+            **_percentiles("gap", self.gap_seconds),
+            **_percentiles("per token", self.tpot_seconds),
+            **_percentiles("E2E", self.e2e_seconds),
         }
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for machines."""
         return asdict(self)
+
+
+def _percentiles(name: str, summary: Summary | None) -> dict[str, float | None]:
+    return {
+        f"{name} p50": None if summary is None else summary.p50,
+        f"{name} p95": None if summary is None else summary.p95,
+    }
 
 
 def make_report(result: LoadResult) -> Report:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import serve
 from fake_openai import FakeOpenAI, prompt_tokens, tokens_of
+
+import serve
 from hearth_bench.endpoint import Endpoint
 from hearth_bench.load import run_load
 from hearth_bench.report import Report, make_report

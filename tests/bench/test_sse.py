@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+
 from hearth_bench.sse import Chunk, EventStream
 
 STREAM = (
