@@ -12,7 +12,8 @@ from typing import Self
 import msgspec
 
 from hearthd import wire
-from hearthd.errors import EngineFailed, HearthError
+from hearthd.errors import EngineFailed, HearthError, InvalidRequest
+from hearthd.telemetry.timeline import RequestTimeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +36,26 @@ class Generation:
     """
 
     __slots__ = (
-        "_deltas", "_error", "_leave", "_waiter", "admitted_seconds", "finish",
-        "finished_seconds", "first_token_seconds", "info", "n_output", "request", "started_seconds",
-        "submit", "usage",
+        "_deltas", "_leave", "_waiter", "error", "finish", "info", "n_attempts", "request_id",
+        "submit", "timeline",
     )  # fmt: skip
 
     def __init__(
         self,
-        request: GenerationRequest,
         submit: wire.Submit,
+        timeline: RequestTimeline,
         leave: Callable[[Generation], None],
-        *,
-        admitted_seconds: float = 0.0,
+        request_id: str = "",
     ) -> None:
         """`submit` has its number; `leave` is called when the reader leaves before the end."""
-        self.request = request
         self.submit = submit
+        self.timeline = timeline
+        self.request_id = request_id
         self.info: wire.ModelInfo | None = None  # of the model that answers, once an engine took it
-        self.usage: wire.Usage | None = None  # the latest
         self.finish: wire.FinishReason | None = None
-        self.n_output = 0  # tokens that came
-        self.admitted_seconds = admitted_seconds  # these four on the monotonic clock
-        self.started_seconds: float | None = None
-        self.first_token_seconds: float | None = None
-        self.finished_seconds: float | None = None
+        self.error: HearthError | None = None  # what it ended with, where it ended badly
+        self.n_attempts = 0  # engines that got it
         self._deltas: deque[wire.Delta] = deque()
-        self._error: HearthError | None = None
         self._leave = leave
         self._waiter: asyncio.Future[None] | None = None
 
@@ -72,17 +67,12 @@ class Generation:
     @property
     def started(self) -> bool:
         """Whether any delta has come: it cannot be given to another engine any more."""
-        return self.first_token_seconds is not None
+        return self.timeline.first_token_seconds is not None
 
     @property
     def over(self) -> bool:
         """Whether nothing more will come."""
-        return self.finish is not None or self._error is not None
-
-    @property
-    def error(self) -> HearthError | None:
-        """What it ended with, where it ended badly."""
-        return self._error
+        return self.finish is not None or self.error is not None
 
     # --- the reader ----------------------------------------------------------------------------
 
@@ -104,8 +94,8 @@ class Generation:
     async def __anext__(self) -> wire.Delta:
         """The next delta; raises StopAsyncIteration after the finish, or what went wrong."""
         while not self._deltas:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             if self.finish is not None:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
@@ -117,34 +107,56 @@ class Generation:
 
     # --- the writer ----------------------------------------------------------------------------
 
+    def taken_by(self, info: wire.ModelInfo | None, now: float) -> None:
+        """An engine has got it."""
+        self.n_attempts += 1
+        self.info = info
+        self.timeline.admitted_seconds = now
+        self.timeline.backend = info.backend if info is not None else None
+
     def push(self, delta: wire.Delta, now: float) -> None:
-        """Add a delta; `now` on the monotonic clock. Ignored once the request is over."""
+        """Add a delta; ignored once the request is over."""
         if self.over:
             return
-        if self.first_token_seconds is None:
-            self.first_token_seconds = now
-            self.started_seconds = delta.started_seconds
-        self.n_output += len(delta.tokens)
+        timeline = self.timeline
+        if timeline.first_token_seconds is None:
+            timeline.first_token_seconds = now
+            timeline.started_seconds = delta.started_seconds
         if delta.usage is not None:
-            self.usage = delta.usage
-        if delta.finish is not None:
-            self.finished_seconds = now
-            if delta.finish == "error":
-                code, message = delta.error or ("engine_failed", "the engine gave no reason")
-                self._error = EngineFailed(message, code=code)
-                delta = msgspec.structs.replace(delta, finish=None, error=None)
-            else:
-                self.finish = delta.finish
-        if delta.text or delta.tokens or delta.usage or delta.finish or self._error is None:
+            timeline.n_prompt = delta.usage.n_prompt
+            timeline.n_cached = delta.usage.n_cached
+        timeline.n_output += len(delta.tokens)
+        if delta.finish == "error":
+            self._push_error(delta, now)
+        else:
             self._deltas.append(delta)
+            if delta.finish is not None:
+                self.finish = timeline.outcome = delta.finish
+                timeline.finished_seconds = now
+                if delta.usage is not None:
+                    timeline.n_output = delta.usage.n_output
         self._wake()
 
     def fail(self, error: HearthError, now: float) -> None:
         """End it with an error, which the reader gets after the deltas that are already here."""
-        if not self.over:
-            self._error = error
-            self.finished_seconds = now
-            self._wake()
+        if self.over:
+            return
+        self.error = error
+        self.timeline.finished_seconds = now
+        self.timeline.outcome = "rejected" if isinstance(error, InvalidRequest) else "error"
+        self._wake()
+
+    def cancel(self, now: float) -> None:
+        """The reader has left."""
+        self.finish = self.timeline.outcome = "cancelled"
+        self.timeline.finished_seconds = now
+
+    def _push_error(self, delta: wire.Delta, now: float) -> None:
+        """What was generated still reaches the reader, then the reason."""
+        if delta.text or delta.tokens:
+            self._deltas.append(msgspec.structs.replace(delta, finish=None, error=None))
+        code, message = delta.error or (EngineFailed.code, "the engine gave no reason")
+        self.fail(EngineFailed(message, code=code), now)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -1,0 +1,131 @@
+"""Ledger: leases of memory by device; the one place that may say yes to an allocation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hearthd.errors import InsufficientMemory
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of a load on one device, by purpose."""
+
+    device: str
+    weights_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLease:
+    """Memory granted to a holder on one device."""
+
+    id: int
+    holder: str
+    need: Need
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a need fits, and the arithmetic in words where it does not."""
+
+    ok: bool
+    message: str = ""
+
+
+class Ledger:
+    """Grants leases so that their sum never exceeds a device's budget; used from one thread.
+
+    Every processor device ("cpu:0", "cpu:1") draws on one pool, for they share the memory.
+    """
+
+    def __init__(self, budgets: Mapping[str, int]) -> None:
+        """`budgets`: bytes by pool, "cpu" and the names of other devices; raises ValueError below 0."""
+        for pool, n_bytes in budgets.items():
+            if n_bytes < 0:
+                raise ValueError(f"the budget of {pool} is {n_bytes} bytes")
+        self._budgets = dict(budgets)
+        self._leases: dict[int, MemoryLease] = {}
+        self._numbers = itertools.count(1)
+
+    @property
+    def leases(self) -> tuple[MemoryLease, ...]:
+        """What is granted now, oldest first."""
+        return tuple(self._leases.values())
+
+    def budget_bytes(self, device: str) -> int | None:
+        """What may be leased on a device in all; None where no budget is known."""
+        return self._budgets.get(_pool_of(device))
+
+    def free_bytes(self, device: str) -> int | None:
+        """What is left of the budget; None where no budget is known."""
+        budget = self.budget_bytes(device)
+        if budget is None:
+            return None
+        return budget - sum(lease.need.total_bytes for lease in self._on(device))
+
+    def can_grant(self, holder: str, need: Need) -> Verdict:
+        """Whether `grant` would say yes."""
+        budget, free = self.budget_bytes(need.device), self.free_bytes(need.device)
+        if budget is None or free is None:
+            return Verdict(
+                False,
+                f"{holder} needs {format_bytes(need.total_bytes)} on {need.device}, whose memory is not "
+                f"known: set memory.devices.{need.device!r}",
+            )
+        if need.total_bytes <= free:
+            return Verdict(True)
+        return Verdict(False, self._arithmetic(holder, need, free, budget))
+
+    def grant(self, holder: str, need: Need) -> MemoryLease:
+        """Lease what is needed; raises InsufficientMemory with the arithmetic."""
+        verdict = self.can_grant(holder, need)
+        if not verdict.ok:
+            raise InsufficientMemory(verdict.message)
+        lease = MemoryLease(next(self._numbers), holder, need)
+        self._leases[lease.id] = lease
+        return lease
+
+    def release(self, lease: MemoryLease) -> None:
+        """Give a lease back; one that is already back is ignored."""
+        self._leases.pop(lease.id, None)
+
+    def _on(self, device: str) -> list[MemoryLease]:
+        pool = _pool_of(device)
+        return [lease for lease in self._leases.values() if _pool_of(lease.need.device) == pool]
+
+    def _arithmetic(self, holder: str, need: Need, free: int, budget: int) -> str:
+        held = ", ".join(
+            f"{lease.holder} {format_bytes(lease.need.total_bytes)}"
+            for lease in self._on(need.device)
+        )
+        return (
+            f"{holder} needs {format_bytes(need.total_bytes)} on {need.device} "
+            f"(weights {format_bytes(need.weights_bytes)} + kv {format_bytes(need.kv_bytes)} "
+            f"+ workspace {format_bytes(need.workspace_bytes)}), "
+            f"{format_bytes(free)} of {format_bytes(budget)} are free; leases: {held or 'none'}"
+        )
+
+
+def format_bytes(n_bytes: int) -> str:
+    """A size for people: "1.2 GiB"."""
+    size = float(n_bytes)
+    unit = 0
+    while size >= 1024 and unit + 1 < len(_UNITS):
+        size /= 1024
+        unit += 1
+    return f"{n_bytes} B" if not unit else f"{size:.1f} {_UNITS[unit]}"
+
+
+def _pool_of(device: str) -> str:
+    kind = device.partition(":")[0]
+    return kind if kind == "cpu" else device

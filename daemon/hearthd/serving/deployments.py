@@ -1,0 +1,115 @@
+"""Deployments: names to deployments, each of which has revisions, each of which has replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hearthd import wire
+from hearthd.config.schema import ModelConfig
+from hearthd.errors import ConfigError, ModelNotFound
+from hearthd.serving.admission import Admission
+from hearthd.serving.replica import Replica
+from hearthd.serving.status import ModelStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One way to serve a deployment: a configuration, and the replicas that run it."""
+
+    number: int
+    config: ModelConfig
+    replicas: tuple[Replica, ...]
+
+    def load_frame(self, name: str, budget_bytes: int | None) -> wire.Load:
+        """What an engine of this revision is told first."""
+        config = self.config
+        return wire.Load(
+            name=name,
+            path=config.path,
+            backend=config.backend,
+            device=config.devices[0],
+            stages=config.stages,
+            context=config.context,
+            concurrency=config.concurrency,
+            kv_tokens=config.kv_tokens,
+            kv_dtype=config.kv_dtype,
+            step_tokens=config.step_tokens,
+            threads=config.threads,
+            budget_bytes=budget_bytes,
+            options=config.options,
+        )
+
+
+@dataclass(slots=True)
+class Deployment:
+    """A model under a name; requests go to its current revision."""
+
+    name: str
+    created: int  # unix seconds
+    admission: Admission
+    current: Revision
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that its replicas run at once."""
+        return sum(
+            replica.info.concurrency
+            if replica.info is not None
+            else self.current.config.concurrency
+            for replica in self.current.replicas
+        )
+
+    def status(self) -> ModelStatus:
+        """What is known of it now, of its best replica where there are several."""
+        replicas = self.current.replicas
+        best = min(replicas, key=lambda replica: _STATE_ORDER[replica.state])
+        n_running = sum(replica.n_running for replica in replicas)
+        failure = best.failure
+        return ModelStatus(
+            name=self.name,
+            path=self.current.config.path,
+            state=best.state,
+            phase=best.phase,
+            progress=best.progress,
+            error=None if failure is None else failure.message,
+            error_code=None if failure is None else failure.code,
+            info=best.info,
+            created=self.created,
+            n_running=n_running,
+            n_waiting=sum(replica.n_outstanding for replica in replicas) - n_running,
+            kv_tokens_free=None if best.beat is None else best.beat.kv_tokens_free,
+            pid=best.pid,
+            n_restarts=sum(replica.n_restarts for replica in replicas),
+            engine_rss_bytes=best.rss_bytes,
+        )
+
+
+_STATE_ORDER = {"ready": 0, "restarting": 1, "loading": 2, "failed": 3}
+
+
+class Deployments:
+    """Every deployment by name and by alias."""
+
+    def __init__(self, deployments: Iterable[tuple[Deployment, Iterable[str]]]) -> None:
+        """Each with its aliases; raises ConfigError for a name that stands for two."""
+        self._deployments: dict[str, Deployment] = {}
+        self._by_name: dict[str, Deployment] = {}
+        for deployment, aliases in deployments:
+            self._deployments[deployment.name] = deployment
+            for name in (deployment.name, *aliases):
+                other = self._by_name.setdefault(name, deployment)
+                if other is not deployment:
+                    raise ConfigError(
+                        f"the name {name!r} stands for two models, {other.name} and {deployment.name}"
+                    )
+
+    def __iter__(self) -> Iterator[Deployment]:
+        return iter(self._deployments.values())
+
+    def resolve(self, name: str) -> Deployment:
+        """The deployment a client means; raises ModelNotFound."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise ModelNotFound(name, self._by_name) from None

@@ -1,0 +1,249 @@
+"""EngineProcess: one engine process from its start to its end; `run` is the only writer of its state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Protocol
+
+from hearthd import wire
+from hearthd.errors import EngineFailed, InsufficientMemory, ModelFailed
+from hearthd.placement.ledger import Ledger, MemoryLease, Need
+from hearthd.serving.channel import EngineChannel
+from hearthd.serving.output_log import EngineLog
+from hearthd.serving.restart import EngineEnd
+from hearthd.serving.vitals import Patience, Phase, Vitals, cause_of_death
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 0.5
+"""Between two looks at the vitals."""
+LAST_WORDS_SECONDS = 1.0
+"""For what an ended process had still said to be read."""
+REAP_SECONDS = 5.0
+"""For the kernel to end a process that was killed."""
+
+
+class EngineListener(Protocol):
+    """Who hears what an engine says, in the loop's own callbacks."""
+
+    def on_loading(self, process: EngineProcess, phase: str, fraction: float) -> None: ...
+    def on_ready(self, process: EngineProcess, info: wire.ModelInfo) -> None: ...
+    def on_beat(self, beat: wire.Beat) -> None: ...
+    def on_step(self, step: wire.Step) -> None: ...
+    def on_answer(self, frame: wire.Reject | wire.Encoded | wire.Decoded) -> None: ...
+
+
+def engine_command(fd: int, log_level: str) -> list[str]:
+    """argv of an engine that inherits the socket `fd`."""
+    options = ["-P", "-X", "faulthandler", "-m", "hearthd.engine"]
+    return [sys.executable, *options, "--fd", str(fd), "--log-level", log_level.upper()]
+
+
+class EngineProcess:
+    """Spawns, loads and watches one engine; its leases last until the process is gone."""
+
+    def __init__(
+        self,
+        load: wire.Load,
+        listener: EngineListener,
+        ledger: Ledger,
+        patience: Patience,
+        *,
+        log_level: str = "info",
+    ) -> None:
+        self.load = load
+        self.pid: int | None = None
+        self._listener = listener
+        self._ledger = ledger
+        self._patience = patience
+        self._log_level = log_level
+        self._output = EngineLog(load.name)
+        self._vitals = Vitals(Phase.LOADING, time.monotonic())
+        self._ready_seconds: float | None = None
+        self._leases: list[MemoryLease] = []
+        self._channel: EngineChannel | None = None
+        self._failed: wire.Failed | None = None  # the engine's own word
+        self._killed: str | None = None  # why hearthd killed it
+        self._fault: str | None = None  # what was wrong with the socket
+        self._closed = asyncio.Event()  # the socket, after the last frame was read
+
+    async def run(self) -> EngineEnd:
+        """Live one life; returns when the process is gone and its leases are back.
+
+        Cancelling kills the process.
+        """
+        try:
+            ours, child = await self._spawn()
+        except OSError as error:
+            return EngineEnd(ModelFailed.code, f"could not be started: {error}", None)
+        self.pid = child.pid
+        assert child.stdout is not None
+        output = asyncio.create_task(self._output.read(child.stdout))
+        exited = asyncio.create_task(child.wait())
+        try:
+            self._channel = await EngineChannel.open(ours, self._receive, self._on_close)
+            self._channel.send(self.load)
+            await self._watch(exited)
+            await self._hear_out(output)
+        finally:
+            await self._bury(exited, output)
+        return self._obituary(exited.result() if exited.done() else None)
+
+    def send(self, frame: wire.ToEngine) -> None:
+        """Send a frame; dropped where the engine is about to be gone."""
+        if self._channel is not None:
+            self._channel.send(frame)
+
+    def stop(self) -> None:
+        """Ask it to end now: what runs is dropped. `run` returns soon after `stop_seconds`."""
+        if self._vitals.phase is Phase.STOPPING:
+            return
+        was, self._vitals.phase = self._vitals.phase, Phase.STOPPING
+        self._vitals.stop_by_seconds = time.monotonic() + self._patience.stop_seconds
+        if was is Phase.SERVING:
+            self.send(wire.Stop(0.0))
+        else:
+            self._kill("was stopped while it loaded")  # it reads no frames, and has nothing to lose
+
+    # --- birth, life and death -----------------------------------------------------------------
+
+    async def _spawn(self) -> tuple[socket.socket, asyncio.subprocess.Process]:
+        """A process and our end of its socket; raises OSError.
+
+        It leads a group of its own: a terminal's Ctrl-C is for hearthd, and what it starts ends with it.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    *engine_command(theirs.fileno(), self._log_level),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    process_group=0,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return ours, child
+
+    async def _watch(self, exited: asyncio.Task[int]) -> None:
+        """Return when the process has ended; kill it when it must end."""
+        while not exited.done():
+            if self._killed is None:
+                cause = cause_of_death(self._vitals, self._patience, time.monotonic())
+                if cause is not None:
+                    self._kill(cause)
+            await asyncio.wait({exited}, timeout=CHECK_SECONDS)
+
+    async def _hear_out(self, output: asyncio.Task[None]) -> None:
+        """Read what it said before it ended; a child of it may hold the pipes open for longer."""
+        closed = asyncio.create_task(self._closed.wait())
+        await asyncio.wait({output, closed}, timeout=LAST_WORDS_SECONDS)
+        closed.cancel()
+
+    def _kill(self, cause: str) -> None:
+        self._killed = cause
+        if self._vitals.phase is not Phase.STOPPING:
+            log.warning("engine %d %s: killed", self.pid, cause, extra={"model": self.load.name})
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> None:
+        if self.pid is None:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            log.debug("engine %d had ended by itself", self.pid)
+
+    async def _bury(self, exited: asyncio.Task[int], output: asyncio.Task[None]) -> None:
+        """Leave nothing of it behind: process, socket, reader, leases."""
+        if not exited.done():
+            self._signal_group(signal.SIGKILL)
+            await asyncio.wait({exited}, timeout=REAP_SECONDS)
+        if self._channel is not None:
+            self._channel.close()
+        output.cancel()
+        await asyncio.gather(output, return_exceptions=True)
+        for lease in self._leases:
+            self._ledger.release(lease)
+        self._leases.clear()
+
+    def _obituary(self, status: int | None) -> EngineEnd:
+        served = None
+        if self._ready_seconds is not None:
+            served = time.monotonic() - self._ready_seconds
+        if self._failed is not None:
+            return EngineEnd(self._failed.code, self._failed.message, served, status)
+        code = ModelFailed.code if served is None else EngineFailed.code
+        cause = self._killed or self._fault or _how_it_ended(status)
+        message = f"the engine {cause}"
+        if self._killed is None and self._output.last_words:
+            message += f"; its last words: {self._output.last_words}"
+        return EngineEnd(code, message, served, status)
+
+    # --- what the engine says ------------------------------------------------------------------
+
+    def _receive(self, frame: wire.FromEngine) -> None:
+        vitals = self._vitals
+        vitals.sign_seconds = time.monotonic()
+        if type(frame) is wire.Step:  # first, for it is by far the most frequent
+            self._listener.on_step(frame)
+            return
+        match frame:
+            case wire.Beat():
+                vitals.step_age_seconds = frame.step_age_seconds
+                self._listener.on_beat(frame)
+            case wire.Reject() | wire.Encoded() | wire.Decoded():
+                self._listener.on_answer(frame)
+            case wire.LeaseRequest():
+                self.send(self._lease(frame))
+            case wire.Loading():
+                self._listener.on_loading(self, frame.phase, frame.fraction)
+            case wire.Ready():
+                self._become_ready(frame)
+            case wire.Failed():
+                self._failed = frame
+
+    def _become_ready(self, ready: wire.Ready) -> None:
+        if self._vitals.phase is not Phase.LOADING:
+            return
+        self._vitals.phase = Phase.SERVING
+        self._ready_seconds = time.monotonic()
+        self._listener.on_ready(self, ready.info)
+
+    def _lease(self, request: wire.LeaseRequest) -> wire.LeaseGrant | wire.LeaseRefusal:
+        need = Need(
+            request.device, request.weights_bytes, request.kv_bytes, request.workspace_bytes
+        )
+        try:
+            lease = self._ledger.grant(self.load.name, need)
+        except InsufficientMemory as error:
+            return wire.LeaseRefusal(error.message)
+        self._leases.append(lease)
+        return wire.LeaseGrant(lease.id)
+
+    def _on_close(self, fault: str | None) -> None:
+        self._vitals.deaf = True
+        self._fault = fault
+        self._closed.set()
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "was killed, but the kernel does not let it end"
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (the kernel does this when memory runs out)" if -status == signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"

@@ -1,0 +1,217 @@
+"""Replica: one engine's place, and the requests that are in it, whichever process fills it now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from hearthd import wire
+from hearthd.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineFailed,
+    HearthError,
+    InvalidRequest,
+    ModelFailed,
+)
+from hearthd.serving.call import Call
+from hearthd.serving.generation import Generation
+from hearthd.serving.process import EngineProcess
+from hearthd.serving.restart import EngineEnd
+from hearthd.serving.status import ModelState
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Engines that one request may lose before it is suspected of killing them."""
+
+
+class Replica:
+    """Keeps every frame until it is answered, so that a replacement can be asked again, in order.
+
+    Requests come from `Serving`, processes from the `Supervisor`; all of it in the loop's thread.
+    """
+
+    def __init__(self, model: str, on_over: Callable[[Generation], None]) -> None:
+        """`on_over` hears once of each generation that has ended, however it did."""
+        self.model = model
+        self.state: ModelState = "loading"
+        self.phase: str | None = "starting"
+        self.progress: float | None = 0.0
+        self.failure: HearthError | None = None  # of the model when failed; of the last engine else
+        self.info: wire.ModelInfo | None = None
+        self.beat: wire.Beat | None = None
+        self.n_restarts = 0
+        self.rss_bytes: int | None = None
+        self._on_over = on_over
+        self._process: EngineProcess | None = None  # loading or ready
+        self._generations: dict[int, Generation] = {}  # by number, which is their order
+        self._calls: dict[int, Call] = {}
+        self._deadlines: dict[int, asyncio.TimerHandle] = {}
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is there now."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def n_outstanding(self) -> int:
+        return len(self._generations)
+
+    @property
+    def n_running(self) -> int:
+        """Requests that have had a first delta."""
+        return sum(generation.started for generation in self._generations.values())
+
+    @property
+    def _serving(self) -> EngineProcess | None:
+        return self._process if self.state == "ready" else None
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def submit(self, generation: Generation) -> None:
+        """Hand it to the engine, or keep it until there is one."""
+        self._generations[generation.rid] = generation
+        deadline = generation.submit.deadline_seconds
+        if deadline is not None:
+            self._deadlines[generation.rid] = asyncio.get_running_loop().call_at(
+                deadline, self._expire, generation
+            )
+        if self._serving is not None:
+            self._send(self._serving, generation)
+
+    def leave(self, generation: Generation) -> None:
+        """The reader has gone: the engine is told at once."""
+        if self._generations.get(generation.rid) is generation:
+            generation.cancel(time.monotonic())
+            self._cancel(generation)
+
+    async def call(self, call: Call) -> wire.Encoded | wire.Decoded:
+        """Ask, and wait for the answer; raises what the engine or its end says."""
+        self._calls[call.rid] = call
+        if self._serving is not None:
+            self._serving.send(call.frame)
+        try:
+            return await call.answer
+        finally:
+            del self._calls[call.rid]
+
+    def fail_all(self, error: Callable[[], HearthError]) -> None:
+        """End everything that is here."""
+        for generation in list(self._generations.values()):
+            self._fail(generation, error())
+        for call in self._calls.values():
+            call.fail(error())
+
+    def _send(self, process: EngineProcess, generation: Generation) -> None:
+        generation.taken_by(self.info, time.monotonic())
+        process.send(generation.submit)
+
+    def _expire(self, generation: Generation) -> None:
+        generation.fail(
+            DeadlineExceeded("the deadline of the request has passed before its end"),
+            time.monotonic(),
+        )
+        self._cancel(generation)
+
+    def _cancel(self, generation: Generation) -> None:
+        if self._serving is not None:
+            self._serving.send(wire.Cancel(generation.rid))
+        self._drop(generation)
+
+    def _fail(self, generation: Generation, error: HearthError) -> None:
+        generation.fail(error, time.monotonic())
+        self._drop(generation)
+
+    def _drop(self, generation: Generation) -> None:
+        del self._generations[generation.rid]
+        timer = self._deadlines.pop(generation.rid, None)
+        if timer is not None:
+            timer.cancel()
+        self._on_over(generation)
+
+    # --- processes, as the supervisor tells ----------------------------------------------------
+
+    def attach(self, process: EngineProcess) -> None:
+        """A process is about to load the model."""
+        self._process = process
+        self.phase, self.progress = "starting", 0.0
+
+    def lost(self, end: EngineEnd) -> None:
+        """The process is gone and will be replaced: what had started ends, the rest waits."""
+        self._detach()
+        self.state = "restarting"
+        self.n_restarts += 1
+        self.failure = EngineFailed(end.message, code=end.code)
+        for generation in list(self._generations.values()):
+            if generation.started:
+                self._fail(generation, EngineFailed(f"{end.message}; the answer is incomplete"))
+            elif generation.n_attempts >= MAX_ATTEMPTS:
+                self._fail(
+                    generation,
+                    EngineFailed(f"{MAX_ATTEMPTS} engines were lost while this request waited"),
+                )
+
+    def give_up(self, code: str, message: str) -> None:
+        """The model has failed: nobody need wait for it."""
+        self._detach()
+        self.state = "failed"
+        self.failure = ModelFailed(message, code=code)
+        self.fail_all(self.refusal)
+
+    def refusal(self) -> HearthError:
+        """What a client of a failed model is told."""
+        reason = self.failure.message if self.failure is not None else "unknown"
+        return ModelFailed(f"the model {self.model} has failed: {reason}")
+
+    def _detach(self) -> None:
+        self._process = self.beat = self.phase = self.progress = self.rss_bytes = None
+
+    # --- EngineListener ------------------------------------------------------------------------
+
+    def on_loading(self, process: EngineProcess, phase: str, fraction: float) -> None:
+        if process is self._process:
+            self.phase, self.progress = phase, fraction
+
+    def on_ready(self, process: EngineProcess, info: wire.ModelInfo) -> None:
+        self.state, self.info, self.failure = "ready", info, None
+        self.phase = self.progress = None
+        self.rss_bytes = info.rss_bytes
+        for call in self._calls.values():
+            process.send(call.frame)
+        for generation in self._generations.values():
+            self._send(process, generation)
+
+    def on_beat(self, beat: wire.Beat) -> None:
+        self.beat = beat
+
+    def on_step(self, step: wire.Step) -> None:
+        now = time.monotonic()
+        generations = self._generations
+        for delta in step.deltas:
+            generation = generations.get(delta.rid)
+            if generation is not None:  # None: it has left while the step ran
+                generation.push(delta, now)
+                if delta.finish is not None:
+                    self._drop(generation)
+
+    def on_answer(self, frame: wire.Reject | wire.Encoded | wire.Decoded) -> None:
+        call = self._calls.get(frame.rid)
+        if not isinstance(frame, wire.Reject):
+            if call is not None:
+                call.resolve(frame)
+        elif call is not None:
+            call.fail(error_of(frame))
+        elif frame.rid in self._generations:
+            self._fail(self._generations[frame.rid], error_of(frame))
+
+
+def error_of(reject: wire.Reject) -> HearthError:
+    """The error that a Reject frame stands for."""
+    if reject.code == ContextLengthExceeded.code:
+        return ContextLengthExceeded(reject.message, param=reject.param)
+    if 400 <= reject.status < 500:
+        return InvalidRequest(reject.message, param=reject.param, code=reject.code)
+    return EngineFailed(reject.message, param=reject.param, code=reject.code)

@@ -1,0 +1,134 @@
+"""Supervisor: the sole owner of engine processes; one task keeps each replica filled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+import psutil
+
+from hearthd.placement.ledger import Ledger
+from hearthd.serving.deployments import Deployment, Revision
+from hearthd.serving.process import EngineProcess
+from hearthd.serving.replica import Replica
+from hearthd.serving.restart import GiveUp, RestartPolicy, after_end
+from hearthd.serving.vitals import Patience
+
+log = logging.getLogger(__name__)
+
+MEMORY_SAMPLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """How engines are treated."""
+
+    patience: Patience = Patience()
+    restarts: RestartPolicy = RestartPolicy()
+    log_level: str = "info"
+
+
+class Supervisor:
+    """Starts engines, replaces those that are lost, ends them all."""
+
+    def __init__(self, ledger: Ledger, options: SupervisorOptions) -> None:
+        self._ledger = ledger
+        self._options = options
+        self._keepers: dict[Replica, asyncio.Task[None]] = {}
+        self._processes: dict[Replica, EngineProcess] = {}
+        self._sampler: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def start(self, deployment: Deployment) -> None:
+        """Keep the replicas of a deployment's current revision filled from now on; needs a loop."""
+        revision = deployment.current
+        for replica in revision.replicas:
+            task = asyncio.create_task(
+                self._keep(replica, revision), name=f"engine of {deployment.name}"
+            )
+            task.add_done_callback(_tell_crash)
+            self._keepers[replica] = task
+        if self._sampler is None:
+            self._sampler = asyncio.create_task(self._sample_memory(), name="engine memory")
+
+    async def stop(self) -> None:
+        """End every engine: asked first, killed after `stop_seconds`; idempotent."""
+        self._stopping = True
+        for process in self._processes.values():
+            process.stop()
+        for replica, keeper in self._keepers.items():
+            if replica not in self._processes:
+                keeper.cancel()  # it waits before the next start
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+        if self._sampler is not None:
+            self._sampler.cancel()
+            await asyncio.gather(self._sampler, return_exceptions=True)
+
+    async def kill(self) -> None:
+        """End every engine at once."""
+        self._stopping = True
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+
+    async def _keep(self, replica: Replica, revision: Revision) -> None:
+        """Run engine after engine in one replica, until it is stopped or given up."""
+        n_losses, ever_ready = 0, False
+        while not self._stopping:
+            process = self._process(replica, revision)
+            replica.attach(process)
+            self._processes[replica] = process
+            try:
+                end = await process.run()
+            finally:
+                del self._processes[replica]
+            if self._stopping:
+                return
+            ever_ready = ever_ready or end.served_seconds is not None
+            decision = after_end(
+                end, self._options.restarts, n_losses=n_losses, ever_ready=ever_ready
+            )
+            if isinstance(decision, GiveUp):
+                log.error("model failed: %s", decision.message, extra={"model": replica.model})
+                replica.give_up(decision.code, decision.message)
+                return
+            log.error(
+                "%s; the next one starts in %.1f s", end.message, decision.delay_seconds,
+                extra={"model": replica.model},
+            )  # fmt: skip
+            n_losses = decision.n_losses
+            replica.lost(end)
+            await asyncio.sleep(decision.delay_seconds)
+
+    def _process(self, replica: Replica, revision: Revision) -> EngineProcess:
+        device = revision.config.devices[0]
+        return EngineProcess(
+            revision.load_frame(replica.model, self._ledger.free_bytes(device)),
+            replica,
+            self._ledger,
+            self._options.patience,
+            log_level=self._options.log_level,
+        )
+
+    async def _sample_memory(self) -> None:
+        """Keep the resident size of each engine up to date."""
+        while True:
+            await asyncio.sleep(MEMORY_SAMPLE_SECONDS)
+            for replica in list(self._keepers):
+                if replica.pid is not None:
+                    replica.rss_bytes = await asyncio.to_thread(_resident_bytes, replica.pid)
+
+
+def _resident_bytes(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def _tell_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.critical(
+            "%s: the task that keeps it has failed", task.get_name(), exc_info=task.exception()
+        )
