@@ -1,0 +1,62 @@
+"""Middleware: each answer has a request id and is counted; each error has one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from hearthd.api.envelope import REQUEST_ID, as_hearth_error, error_response
+from hearthd.api.keys import METRICS
+
+_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+_UNMATCHED = "unmatched"
+_CLIENT_GONE = 499  # nobody reads it; it is for the metrics
+
+
+def request_id_of(header: str | None) -> str:
+    """The client's request id where it is short and printable, or a new one."""
+    if header is not None and _SANE_ID.fullmatch(header):
+        return header
+    return f"req-{secrets.token_hex(12)}"
+
+
+async def name_answer(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Put the request id on every answer before its headers go out; a signal, so streams have it too."""
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+
+
+@web.middleware
+async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, count its answer, and turn errors into the envelope."""
+    request[REQUEST_ID] = request_id_of(request.headers.get("X-Request-Id"))
+    status = _CLIENT_GONE
+    try:
+        response = await _answer(request, handler)
+        status = response.status
+    finally:
+        request.app[METRICS].count_http(_route_of(request), _method_of(request), status)
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        return error_response(as_hearth_error(error, request))
+
+
+def _route_of(request: web.Request) -> str:
+    """The pattern of the route table: a client cannot make up labels."""
+    resource = request.match_info.route.resource
+    return _UNMATCHED if resource is None else resource.canonical
+
+
+def _method_of(request: web.Request) -> str:
+    known = request.method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+    return request.method if known else "other"

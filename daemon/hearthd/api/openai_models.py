@@ -1,0 +1,107 @@
+"""GET /v1/models: what is served and in which state, from what hearthd knows; no engine is asked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from hearthd import wire
+from hearthd.api.keys import SERVING
+from hearthd.api.response import json_response
+from hearthd.serving.status import ModelStatus
+
+
+class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What OpenAI's shape has no place for; null is unknown."""
+
+    state: str
+    phase: str | None
+    progress: float | None
+    error: str | None
+    error_code: str | None
+    path: str
+    kv_tokens_free: int | None
+    engine_rss_bytes: int | None
+    engine_pid: int | None
+    n_running: int
+    n_waiting: int
+    n_restarts: int
+
+    # From here on: what the engine told of the loaded model.
+    digest: str | None = None
+    architecture: str | None = None
+    quantization: str | None = None
+    backend: str | None = None
+    stages: list[wire.StageConfig] = []
+    context: int | None = None
+    concurrency: int | None = None
+    kv_tokens: int | None = None
+    n_parameters: int | None = None
+    n_layers: int | None = None
+    n_vocab: int | None = None
+    has_chat_template: bool | None = None
+    weights_bytes: int | None = None
+
+
+_TOLD = frozenset(ModelDetails.__struct_fields__) & frozenset(wire.ModelInfo.__struct_fields__)
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry in OpenAI's shape."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["hearth"] = "hearth"
+    max_model_len: int | None  # vLLM's name of the context
+    hearth: ModelDetails
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """All models."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """Every model, in the order of the configuration."""
+    return json_response(ModelList([describe(status) for status in request.app[SERVING].models()]))
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """One model; raises ModelNotFound."""
+    return json_response(describe(request.app[SERVING].model(request.match_info["name"])))
+
+
+def describe(status: ModelStatus) -> Model:
+    """A status as clients see it."""
+    info = status.info
+    details = ModelDetails(
+        state=status.state,
+        phase=status.phase,
+        progress=status.progress,
+        error=status.error,
+        error_code=status.error_code,
+        path=status.path,
+        kv_tokens_free=status.kv_tokens_free,
+        engine_rss_bytes=status.engine_rss_bytes,
+        engine_pid=status.pid,
+        n_running=status.n_running,
+        n_waiting=status.n_waiting,
+        n_restarts=status.n_restarts,
+        **_told(info),
+    )
+    return Model(
+        id=status.name,
+        created=status.created,
+        max_model_len=None if info is None else info.context,
+        hearth=details,
+    )
+
+
+def _told(info: wire.ModelInfo | None) -> dict[str, Any]:
+    """The fields that both structs have, once they are known."""
+    return {} if info is None else {name: getattr(info, name) for name in _TOLD}

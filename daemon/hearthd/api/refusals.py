@@ -1,0 +1,97 @@
+"""Refusals: fields that clients know and Hearth does not serve yet, refused where they would matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from hearthd.errors import InvalidRequest
+
+_NOTHING: tuple[Any, ...] = (False, "", [], {})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Why a field is refused, and the values (beside null) that ask for nothing."""
+
+    why: str
+    neutral: tuple[Any, ...] = _NOTHING
+
+
+def _unless(value: Any, why: str) -> Rule:
+    return Rule(why, (*_NOTHING, value))
+
+
+def _always(value: Any, why: str) -> Rule:
+    return Rule(why, (value,))
+
+
+_STRUCTURED = Rule("structured output is not served yet")
+_TOOLS = "tool calling is not served yet"
+
+COMMON: Mapping[str, Rule] = {
+    "response_format": _unless({"type": "text"}, "structured output is not served yet"),
+    "structured_outputs": _STRUCTURED,
+    "guided_json": _STRUCTURED,
+    "guided_regex": _STRUCTURED,
+    "guided_choice": _STRUCTURED,
+    "guided_grammar": _STRUCTURED,
+    "logits_processors": Rule("code of clients is not run"),
+    "bad_words": Rule("not served; use logit_bias"),
+    "use_beam_search": Rule("there is no beam search"),
+    "prompt_logprobs": Rule("not served; use echo and logprobs of /v1/completions"),
+    "truncate_prompt_tokens": Rule("a prompt is never cut; shorten it"),
+    "skip_special_tokens": _always(True, "control tokens are never part of the text"),
+    "return_tokens_as_token_ids": Rule("tokens come as text"),
+}
+
+COMPLETION: Mapping[str, Rule] = {
+    **COMMON,
+    "suffix": Rule("filling in the middle is not served"),
+    "prompt_embeds": Rule("prompts are text or token ids"),
+}
+
+CHAT: Mapping[str, Rule] = {
+    **COMMON,
+    "tools": Rule(_TOOLS),
+    "tool_choice": Rule(_TOOLS, (*_NOTHING, "none", "auto")),
+    "functions": Rule(_TOOLS),
+    "function_call": Rule(_TOOLS, (*_NOTHING, "none", "auto")),
+    "modalities": _unless(["text"], "models answer in text"),
+    "audio": Rule("models answer in text"),
+    "web_search_options": Rule("nothing is searched from here"),
+    "documents": Rule("not served; put the documents into a message"),
+    "chat_template": Rule("the template is the one of the model's file"),
+    "add_generation_prompt": _always(True, "an answer always begins a new message"),
+    "continue_final_message": Rule("an answer always begins a new message"),
+    "echo": Rule("a chat's prompt is not repeated; /v1/completions does that"),
+    "add_special_tokens": Rule("the model's chat template decides"),
+}
+
+TOKENIZE: Mapping[str, Rule] = {
+    "chat_template_kwargs": Rule("not served here"),
+    "chat_template": Rule("the template is the one of the model's file"),
+    "continue_final_message": Rule("not served here"),
+    "tools": Rule(_TOOLS),
+}
+
+
+def refuse(asked: msgspec.Struct, rules: Mapping[str, Rule]) -> None:
+    """Raise InvalidRequest (code "unsupported") for the first field that would change the answer."""
+    for field, rule in rules.items():
+        value = getattr(asked, field)
+        if value is not None and not _is_one_of(value, rule.neutral):
+            raise unsupported(field, rule.why)
+
+
+def unsupported(field: str, why: str) -> InvalidRequest:
+    """The refusal of a field, in words."""
+    return InvalidRequest(f"{field}: {why}", param=field, code="unsupported")
+
+
+def _is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+    """Equal in type too: 0 is not False here."""
+    return any(type(value) is type(other) and value == other for other in neutral)

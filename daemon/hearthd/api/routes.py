@@ -1,0 +1,38 @@
+"""The route table: every address that hearthd answers, on one screen."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from hearthd.api import (
+    middleware,
+    openai_chat,
+    openai_completions,
+    openai_models,
+    system,
+    tokenize,
+)
+
+ROUTES = (
+    web.get("/v1/models", openai_models.list_models),
+    web.get("/v1/models/{name:.+}", openai_models.get_model),
+    web.post("/v1/completions", openai_completions.completions),
+    web.post("/v1/chat/completions", openai_chat.chat_completions),
+    web.post("/tokenize", tokenize.tokenize),
+    web.post("/detokenize", tokenize.detokenize),
+    web.get("/livez", system.livez),
+    web.get("/readyz", system.readyz),
+    web.get("/health", system.readyz),  # what other servers call it
+    web.get("/metrics", system.metrics),
+    web.get("/version", system.version),
+)
+
+
+def setup(app: web.Application) -> None:
+    """Add routes and middleware; the app has, or gets before it starts, what `keys` names.
+
+    Its runner is to have `handler_cancellation=True`: that is how a request ends when its client goes.
+    """
+    app.middlewares.append(middleware.watch)
+    app.on_response_prepare.append(middleware.name_answer)
+    app.add_routes(ROUTES)

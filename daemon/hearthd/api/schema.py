@@ -1,0 +1,173 @@
+"""The requests of OpenAI's dialect, with vLLM's extra parameters, as structs; null is "not given".
+
+Types and simple ranges are checked while decoding. `Any` marks fields that are known and not served
+yet: `refusals` says no when they are set to something that would change the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+MAX_CHOICES = 128
+"""Choices of one request: prompts times n."""
+MAX_LOGPROBS = 20
+_MAX_INT = 2**31 - 1
+
+TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=_MAX_INT)]
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
+NLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
+StopString: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
+Stops: TypeAlias = StopString | Annotated[list[StopString], Meta(max_length=16)]
+LogitBias: TypeAlias = Annotated[
+    dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=4096)
+]
+Prompt: TypeAlias = str | list[str | TokenId | list[TokenId]]
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """How a stream ends."""
+
+    include_usage: bool | None = None
+
+
+class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What completions and chat completions have in common."""
+
+    model: str
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Fraction | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=_MAX_INT)] | None = None
+    min_p: Fraction | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    seed: int | None = None
+
+    stop: Stops | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
+    include_stop_str_in_output: bool | None = None
+    min_tokens: Count | None = None
+    ignore_eos: bool | None = None
+
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    logits_processors: Any = None
+    bad_words: Any = None
+    use_beam_search: Any = None
+    prompt_logprobs: Any = None
+    truncate_prompt_tokens: Any = None
+    skip_special_tokens: Any = None
+    return_tokens_as_token_ids: Any = None
+
+
+class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
+    """Body of POST /v1/completions."""
+
+    prompt: Prompt
+    max_tokens: Count | None = None
+    echo: bool | None = None
+    logprobs: NLogprobs | None = None
+    add_special_tokens: bool | None = None
+
+    best_of: Annotated[int, Meta(ge=0, le=MAX_CHOICES)] | None = None
+    suffix: Any = None
+    prompt_embeds: Any = None
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a message; only those of type "text" are served."""
+
+    type: str
+    text: str | None = None
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """A call the assistant made earlier."""
+
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call the assistant made earlier, with the id that its answer names."""
+
+    function: FunctionCall
+    id: str = ""
+    type: str = "function"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a chat."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+Messages: TypeAlias = Annotated[list[Message], Meta(min_length=1)]
+
+
+class ChatRequest(GenerationFields, frozen=True, kw_only=True):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Messages
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: NLogprobs | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    modalities: Any = None
+    audio: Any = None
+    web_search_options: Any = None
+    documents: Any = None
+    chat_template: Any = None
+    add_generation_prompt: Any = None
+    continue_final_message: Any = None
+    add_special_tokens: Any = None
+    echo: Any = None
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of POST /tokenize: exactly one of prompt and messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+
+    chat_template_kwargs: Any = None
+    chat_template: Any = None
+    continue_final_message: Any = None
+    tools: Any = None
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of POST /detokenize."""
+
+    tokens: list[TokenId]
+    model: str | None = None
