@@ -28,7 +28,9 @@ def test_special_tokens_arguments_and_json() -> None:
 
 
 def test_a_template_says_what_it_does_not_take() -> None:
-    source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    source = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
     with pytest.raises(TemplateRefused, match="no system role"):
         template(source).render([{"role": "system", "content": ""}])
 

@@ -55,7 +55,9 @@ def test_contradictions_are_refused_in_words() -> None:
     st.none() | st.integers(8192, 100_000),
     st.none() | st.integers(0, 10**9),
 )
-def test_one_sequence_always_fits(context: int | None, kv_tokens: int | None, budget: int | None) -> None:
+def test_one_sequence_always_fits(
+    context: int | None, kv_tokens: int | None, budget: int | None
+) -> None:
     chosen = room(context=context, kv_tokens=kv_tokens, budget_bytes=budget)
     assert 0 < chosen.context <= chosen.kv_tokens
     assert chosen.context == (context or chosen.context)

@@ -34,7 +34,9 @@ class Bytes:
         return b"".join(self.pieces[t] for t in tokens)
 
 
-def run(pieces: Sequence[bytes], stops: Sequence[str] = (), **options: int) -> tuple[list[str], list[int]]:
+def run(
+    pieces: Sequence[bytes], stops: Sequence[str] = (), **options: int
+) -> tuple[list[str], list[int]]:
     stream = TextStream(Bytes(pieces), stops, **options)
     texts: list[str] = []
     tokens: list[int] = []
@@ -73,7 +75,9 @@ def test_text_is_exact_wherever_tokens_cut_it(text: str, sizes: list[int]) -> No
 
 
 @given(st.binary(max_size=40), cuts)
-def test_bytes_that_are_no_utf8_become_what_python_makes_of_them(data: bytes, sizes: list[int]) -> None:
+def test_bytes_that_are_no_utf8_become_what_python_makes_of_them(
+    data: bytes, sizes: list[int]
+) -> None:
     texts, tokens = run(cut(data, sizes))
     assert "".join(texts) == data.decode("utf-8", errors="replace")
     assert tokens == list(range(len(cut(data, sizes))))

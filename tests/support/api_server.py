@@ -1,0 +1,75 @@
+"""A real server of the HTTP API in this process, around any Serving."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+import httpx
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from hearthd.api import routes
+from hearthd.api.keys import METRICS, OPTIONS, SERVING, ApiOptions
+from hearthd.serving.service import Serving
+from hearthd.telemetry.metrics import Metrics
+
+
+class ApiServer:
+    """Listens on a free TCP port, and on a Unix socket where a path is given."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        *,
+        metrics: Metrics | None = None,
+        options: ApiOptions | None = None,
+        socket: Path | None = None,
+    ) -> None:
+        self.metrics = metrics or Metrics()
+        self.url = ""
+        self._socket = socket
+        self._options = options or ApiOptions()
+        self._app = web.Application(client_max_size=self._options.max_body_bytes)
+        self._app[SERVING] = serving
+        self._app[METRICS] = self.metrics
+        self._app[OPTIONS] = self._options
+        routes.setup(self._app)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        runner = web.AppRunner(self._app, handler_cancellation=True, shutdown_timeout=1.0)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        if self._socket is not None:
+            await web.UnixSite(runner, str(self._socket)).start()
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def http(self, *, over_socket: bool = False) -> AsyncIterator[aiohttp.ClientSession]:
+        """A plain HTTP client whose paths are those of this server."""
+        connector = aiohttp.UnixConnector(str(self._socket)) if over_socket else None
+        async with aiohttp.ClientSession(self.url, connector=connector) as session:
+            yield session
+
+    @asynccontextmanager
+    async def openai(self, *, over_socket: bool = False) -> AsyncIterator[AsyncOpenAI]:
+        """The official client."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket) if over_socket else None)
+        async with (
+            httpx.AsyncClient(transport=transport) as http,
+            AsyncOpenAI(
+                base_url=f"{self.url}/v1", api_key="none", max_retries=0, http_client=http
+            ) as client,
+        ):
+            yield client

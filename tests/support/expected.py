@@ -1,0 +1,77 @@
+"""What a request must get from the simulated model, computed without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+
+from hearth_backends.base import F32, SamplingParams
+from hearth_backends.sim.language import SimLanguage, oracle, oracle_logits
+from hearth_backends.sim.options import parse_options
+from hearth_backends.sim.tokenizer import END_OF_TEXT, IM_END
+from hearthd import wire
+from hearthd.engine.request import Request
+
+END_IDS = frozenset((IM_END, END_OF_TEXT))
+
+
+@lru_cache
+def language_of(path: str) -> SimLanguage:
+    """The language of a "sim:" path."""
+    return SimLanguage(parse_options(path))
+
+
+def params_of(sampling: wire.Sampling) -> SamplingParams:
+    """Sampling as backends know it."""
+    fields = msgspec.structs.asdict(sampling)
+    return SamplingParams(**{**fields, "logit_bias": tuple(sampling.logit_bias)})
+
+
+def expected(
+    path: str,
+    prompt: Sequence[int],
+    sampling: wire.Sampling | None = None,
+    *,
+    max_tokens: int,
+    min_tokens: int = 0,
+    ignore_eos: bool = False,
+) -> list[int]:
+    """The output of a request alone, its end token included."""
+    return oracle(
+        language_of(path),
+        prompt,
+        params_of(sampling or wire.Sampling(temperature=0.0)),
+        max_tokens,
+        end_ids=frozenset() if ignore_eos else END_IDS,
+        min_output=min_tokens,
+    )
+
+
+def expected_logprobs(path: str, tokens: Sequence[int]) -> F32:
+    """Log-probabilities [n, n_vocab] of what follows each of n tokens."""
+    logits = oracle_logits(language_of(path), tokens).astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits.astype(np.float32)
+
+
+class ScriptedDrafter:
+    """Knows what requests will say, and gets every n-th guess wrong."""
+
+    def __init__(self, outputs: Mapping[int, Sequence[int]], wrong_every: int) -> None:
+        """`outputs`: by request number."""
+        self.outputs = outputs
+        self.wrong_every = wrong_every
+        self.n_proposed = 0
+
+    def propose(self, request: Request, limit: int) -> Sequence[int]:
+        """At most `limit` of the next tokens, some of them wrong."""
+        draft: list[int] = []
+        for token in self.outputs.get(request.id, ())[request.n_output :][:limit]:
+            self.n_proposed += 1
+            wrong = self.wrong_every and self.n_proposed % self.wrong_every == 0
+            draft.append(ord("?") if wrong and token != ord("?") else token)
+        return draft
