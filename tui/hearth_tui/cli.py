@@ -86,8 +86,9 @@ def _run(argv: Sequence[str]) -> int:
     parser = _command_parser(arguments.command)
     command.add_arguments(parser)
     where = argparse.Namespace(url=arguments.url, socket=arguments.socket)
-    # Intermixed, so that options may stand between the words of a prompt.
-    return command.run(parser.parse_intermixed_args(arguments.rest, where))
+    # Intermixed, so that options may stand between the words of a prompt; that knows no `--`.
+    parse = parser.parse_args if "--" in arguments.rest else parser.parse_intermixed_args
+    return command.run(parse(arguments.rest, where))
 
 
 def _parser() -> Parser:

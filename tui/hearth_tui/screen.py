@@ -94,8 +94,14 @@ class TerminalScreen(Screen):
         if not more:
             self._console.print()
         prompt = _PROMPT_MORE if more else _PROMPT
-        # readline must know which characters take no room, or it misplaces the cursor.
-        return input(f"\001\033[1;36m\002{prompt}\001\033[0m\002")
+        try:
+            # readline must know which characters take no room, or it misplaces the cursor.
+            return input(f"\001\033[1;36m\002{prompt}\001\033[0m\002")
+        except (EOFError, KeyboardInterrupt):
+            self._console.print()  # the cursor still stands behind the prompt
+            raise
+        except UnicodeDecodeError:
+            raise UsageError("what was typed is not UTF-8 text") from None
 
     def notice(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))

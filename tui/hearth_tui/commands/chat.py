@@ -1,0 +1,32 @@
+"""`hearth chat`: a conversation, at a terminal or through a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from hearth_tui.address import find_address
+from hearth_tui.chat import COMPLETIONS, Chat, describe_model, find_model
+from hearth_tui.client import Client
+from hearth_tui.screen import make_screen
+from hearth_tui.selection import select_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who answers, and under which instructions."""
+    parser.add_argument(
+        "-m", "--model", help="which model answers (default: the first that is ready)"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="instructions for the model")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Talk until the user leaves, and return the exit status."""
+    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+        models = box.models()
+        model = find_model(models, arguments.model) if arguments.model else select_model(models)
+        screen = make_screen(COMPLETIONS)
+        if screen.interactive:
+            screen.notice(f"{describe_model(model)} · {box.address}")
+            screen.notice("/help lists the commands, Ctrl-D leaves.")
+        return Chat(box, screen, model, arguments.system).run()
