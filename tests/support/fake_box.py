@@ -55,6 +55,7 @@ class FakeBox:
         self.piece_seconds = 0.0
         self.endless = False  # the last piece comes again and again
         self.refusal: tuple[int, dict[str, Any], dict[str, str]] | None = None
+        self.dies = False  # after the last piece, without a word
         self.stream_end: list[str] | None = None  # raw events instead of finish, usage and [DONE]
         self.requests: list[dict[str, Any]] = []
         self.streaming = threading.Event()  # a first piece was sent
@@ -90,6 +91,8 @@ class FakeBox:
         await response.prepare(request)
         try:
             await self._stream(response)
+            if self.dies and request.transport is not None:
+                request.transport.abort()
         except (asyncio.CancelledError, ConnectionResetError):
             self.cancelled.set()
             raise
@@ -109,6 +112,8 @@ class FakeBox:
         while self.endless:
             await response.write(_chunk({"content": self.pieces[-1]}))
             await asyncio.sleep(0.02)
+        if self.dies:
+            return
         if self.stream_end is not None:
             for data in self.stream_end:
                 await response.write(f"data: {data}\n\n".encode())

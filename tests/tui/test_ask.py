@@ -27,7 +27,17 @@ def test_the_answer_goes_to_standard_output(box: FakeBox) -> None:
 
 
 def test_sampling_goes_to_the_box(box: FakeBox) -> None:
-    options = ["-m", "other", "--max-tokens", "5", "--temperature", "0", "--seed", "-1", "--no-stream"]
+    options = [
+        "-m",
+        "other",
+        "--max-tokens",
+        "5",
+        "--temperature",
+        "0",
+        "--seed",
+        "-1",
+        "--no-stream",
+    ]
     done = hearth("--url", box.url, "ask", *options, "--", "-x", "--y")
     assert done.stdout == b"Hello, world\n"
     assert box.requests == [
@@ -139,6 +149,15 @@ def test_a_stream_that_breaks_off(box: FakeBox, end: list[str], words: bytes) ->
     assert (done.returncode, done.stdout) == (1, b"Hello, world\n")
     assert words in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+def test_a_box_that_dies_while_it_answers(box: FakeBox) -> None:
+    box.dies = True
+    done = hearth("--url", box.url, "ask", "x")
+    assert (done.returncode, done.stdout) == (3, b"Hello, world\n")
+    line = done.stderr.decode()
+    assert line.startswith(f"hearth: the connection to the box at {box.url} was lost (")
+    assert line.count("\n") == 1
 
 
 def test_no_model_is_ready(box: FakeBox) -> None:

@@ -31,7 +31,17 @@ def test_models_as_a_table(box: FakeBox, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     table = rows(text)
-    assert table["canary"] == ["ready", "gguf", "llama", "812k", "F16", "2048", "x", "16", "01234567"]
+    assert table["canary"] == [
+        "ready",
+        "gguf",
+        "llama",
+        "812k",
+        "F16",
+        "2048",
+        "x",
+        "16",
+        "01234567",
+    ]
     assert table["broken"] == ["failed", *"------"]
     assert table["late"][:2] == ["loading", "42%"]
     assert text.splitlines()[-1] == "broken: 120 of 480 [31mtensors"
@@ -60,7 +70,18 @@ def test_status_as_a_table(box: FakeBox, capsys: pytest.CaptureFixture[str]) -> 
     assert table["box"] == [f"unix:{box.socket}"]
     assert table["version"] == ["0.1.0"]
     assert table["ready"] == ["yes"]
-    assert table["canary"] == ["ready", "1", "2", "16.4k", "of", "32.8k", "(50%)", "3", "123", "MiB"]
+    assert table["canary"] == [
+        "ready",
+        "1",
+        "2",
+        "16.4k",
+        "of",
+        "32.8k",
+        "(50%)",
+        "3",
+        "123",
+        "MiB",
+    ]
 
 
 def test_status_of_a_box_that_is_not_ready(
