@@ -31,13 +31,23 @@ def backend(name: str) -> Backend:
 def open_model(path: str) -> LoadedModel:
     """Read a model's specification and load its tokenizer; raises ModelFileError, Unsupported.
 
-    `path` is a file, or "sim:" with options for the simulated model.
+    `path` is a file, "builtin:canary" for the model of the package, or "sim:" with options for the
+    simulated model.
     """
+    if path.startswith("builtin:"):
+        path = _builtin(path.removeprefix("builtin:"))
     if path.startswith("sim:"):
         return cast(LoadedModel, import_module("hearth_backends.sim.model").open_sim(path))
     if path.endswith(".gguf"):
         return cast(LoadedModel, import_module("hearth_backends.gguf.vocab").open_gguf(path))
     raise ModelFileError(f"{path}: not a model that Hearth can read (a .gguf file is)")
+
+
+def _builtin(name: str) -> str:
+    """The file of a model that comes with the package."""
+    if name != "canary":
+        raise ModelFileError(f"no model called {name!r} comes with Hearth; canary does")
+    return str(import_module("hearth_backends.canary").PATH)
 
 
 def candidates(model: LoadedModel) -> list[str]:

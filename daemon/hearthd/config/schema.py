@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from hearthd import wire
-
 BUILTIN_MODEL = "builtin:canary"
 """The path of the model that comes with the package."""
 
@@ -27,20 +25,28 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the configuration."""
 
 
+class StageConfig(Section, frozen=True):
+    """One of models.NAME.stages: layers [first, last) on a device."""
+
+    backend: str
+    device: str = "cpu:0"
+    layers: tuple[int, int] | None = None  # unset: all
+
+
 class ModelConfig(Section, frozen=True):
     """[models.NAME]"""
 
     path: str = BUILTIN_MODEL  # a file, "canary" for the built-in model, or "sim:..."
     backend: str | None = None  # unset: the best that reads the file
-    devices: Annotated[list[str], Meta(min_length=1)] = ["cpu:0"]
+    devices: Annotated[tuple[str, ...], Meta(min_length=1)] = ("cpu:0",)
     context: Count | None = None  # tokens of one sequence; unset: what memory holds
     concurrency: Count = 16  # sequences at once
-    stages: list[wire.StageConfig] = []  # a forced plan: layers by device
+    stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
     threads: Count | None = None  # unset: physical cores
     step_tokens: Count = 512  # rows of one step at most
-    aliases: list[str] = []  # more names that clients may use
+    aliases: tuple[str, ...] = ()  # more names that clients may use
     options: dict[str, Any] = {}  # of the backend
 
 

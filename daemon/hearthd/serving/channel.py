@@ -12,7 +12,7 @@ from hearthd import wire
 
 
 class EngineChannel(asyncio.Protocol):
-    """Calls `on_frame` for each frame in the loop's own callback; `on_close` once, with why or None."""
+    """Calls `on_frame` for each frame in the loop's own callback; `on_close` once."""
 
     def __init__(
         self,
@@ -64,4 +64,4 @@ class EngineChannel(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._on_close(self._fault or (str(error) if error is not None else None))
+        self._on_close(self._fault)  # how the process ended says more than the socket's error

@@ -29,7 +29,10 @@ class Revision:
             path=config.path,
             backend=config.backend,
             device=config.devices[0],
-            stages=config.stages,
+            stages=[
+                wire.StageConfig(stage.backend, stage.device, stage.layers)
+                for stage in config.stages
+            ],
             context=config.context,
             concurrency=config.concurrency,
             kv_tokens=config.kv_tokens,

@@ -70,7 +70,7 @@ class EngineProcess:
         self._channel: EngineChannel | None = None
         self._failed: wire.Failed | None = None  # the engine's own word
         self._killed: str | None = None  # why hearthd killed it
-        self._fault: str | None = None  # what was wrong with the socket
+        self._fault: str | None = None  # what was wrong with what it sent
         self._closed = asyncio.Event()  # the socket, after the last frame was read
 
     async def run(self) -> EngineEnd:
@@ -137,10 +137,9 @@ class EngineProcess:
     async def _watch(self, exited: asyncio.Task[int]) -> None:
         """Return when the process has ended; kill it when it must end."""
         while not exited.done():
-            if self._killed is None:
-                cause = cause_of_death(self._vitals, self._patience, time.monotonic())
-                if cause is not None:
-                    self._kill(cause)
+            cause = self._killed or cause_of_death(self._vitals, self._patience, time.monotonic())
+            if cause is not None:
+                self._kill(cause)
             await asyncio.wait({exited}, timeout=CHECK_SECONDS)
 
     async def _hear_out(self, output: asyncio.Task[None]) -> None:
@@ -150,8 +149,9 @@ class EngineProcess:
         closed.cancel()
 
     def _kill(self, cause: str) -> None:
-        self._killed = cause
-        if self._vitals.phase is not Phase.STOPPING:
+        """May be called again until it is gone, and before it is there."""
+        known, self._killed = self._killed, cause
+        if known is None and self._vitals.phase is not Phase.STOPPING:
             log.warning("engine %d %s: killed", self.pid, cause, extra={"model": self.load.name})
         self._signal_group(signal.SIGKILL)
 

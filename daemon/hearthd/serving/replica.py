@@ -122,6 +122,10 @@ class Replica:
         self._drop(generation)
 
     def _fail(self, generation: Generation, error: HearthError) -> None:
+        log.info(
+            "a request ends: %s", error.message,
+            extra={"model": self.model, "request_id": generation.request_id},
+        )  # fmt: skip
         generation.fail(error, time.monotonic())
         self._drop(generation)
 

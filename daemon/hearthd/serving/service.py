@@ -167,13 +167,13 @@ class Serving:
             return False
         return True
 
-    async def stop(self) -> None:
-        """End what still runs, and every engine."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End what still runs, and every engine: asked first, or killed at once. Idempotent."""
         self._draining = True
         for deployment in self._deployments:
             for replica in deployment.current.replicas:
                 replica.fail_all(_shutting_down)
-        await self._supervisor.stop()
+        await self._supervisor.stop(at_once=at_once)
 
     # --- parts ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -24,8 +24,8 @@ MEMORY_SAMPLE_SECONDS = 5.0
 class SupervisorOptions:
     """How engines are treated."""
 
-    patience: Patience = Patience()
-    restarts: RestartPolicy = RestartPolicy()
+    patience: Patience = field(default_factory=Patience)
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
     log_level: str = "info"
 
 
@@ -52,25 +52,19 @@ class Supervisor:
         if self._sampler is None:
             self._sampler = asyncio.create_task(self._sample_memory(), name="engine memory")
 
-    async def stop(self) -> None:
-        """End every engine: asked first, killed after `stop_seconds`; idempotent."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End every engine: asked first and killed after `stop_seconds`, or killed at once. Idempotent."""
         self._stopping = True
-        for process in self._processes.values():
-            process.stop()
         for replica, keeper in self._keepers.items():
-            if replica not in self._processes:
-                keeper.cancel()  # it waits before the next start
+            process = self._processes.get(replica)
+            if process is None or at_once:
+                keeper.cancel()  # it waits before the next start, or is not to be waited for
+            else:
+                process.stop()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
         if self._sampler is not None:
             self._sampler.cancel()
             await asyncio.gather(self._sampler, return_exceptions=True)
-
-    async def kill(self) -> None:
-        """End every engine at once."""
-        self._stopping = True
-        for keeper in self._keepers.values():
-            keeper.cancel()
-        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
 
     async def _keep(self, replica: Replica, revision: Revision) -> None:
         """Run engine after engine in one replica, until it is stopped or given up."""

@@ -1,0 +1,7 @@
+"""`python -m hearthd`."""
+
+import sys
+
+from hearthd.main import main
+
+sys.exit(main())

@@ -1,0 +1,178 @@
+"""App: builds every part from a Config and hangs it on the web application; owns their life together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator
+
+from aiohttp import web
+
+from hearthd.api import keys, routes
+from hearthd.config.schema import Config
+from hearthd.hardware.memory import HostMemory, model_budget_bytes
+from hearthd.listeners import BACKLOG, Listeners
+from hearthd.placement.ledger import Ledger, format_bytes
+from hearthd.serving.restart import RestartPolicy
+from hearthd.serving.service import Serving
+from hearthd.serving.supervisor import Supervisor, SupervisorOptions
+from hearthd.serving.vitals import Patience
+from hearthd.systemd import Notifier
+from hearthd.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+HANDLERS_END_SECONDS = 2.0
+"""For handlers to write their last words, once nothing is left to wait for."""
+STATUS_SECONDS = 1.0
+
+
+def build_app(config: Config, memory: HostMemory) -> web.Application:
+    """The web application with all its parts; starts nothing. Needs a running loop."""
+    metrics = Metrics()
+    serving = Serving(
+        config.models,
+        Supervisor(_ledger(config, memory), _supervisor_options(config)),
+        metrics,
+        queue_limit=config.limits.queue_requests,
+        call_seconds=config.limits.call_seconds,
+    )
+    metrics.watch(serving.models)
+    app = web.Application(client_max_size=config.limits.max_body_bytes)
+    app[keys.SERVING] = serving
+    app[keys.METRICS] = metrics
+    app[keys.OPTIONS] = keys.ApiOptions(max_body_bytes=config.limits.max_body_bytes)
+    routes.setup(app)
+    app.cleanup_ctx.append(_engines)
+    return app
+
+
+async def serve(
+    config: Config, listeners: Listeners, memory: HostMemory, notifier: Notifier
+) -> None:
+    """Serve on sockets that listen already, until a signal; then drain and end everything."""
+    app = build_app(config, memory)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,  # a client that goes frees its slot at once
+        shutdown_timeout=HANDLERS_END_SECONDS,
+    )
+    with _stop_signals() as (stop, hurry):
+        try:
+            await runner.setup()
+            sites = [
+                web.SockSite(runner, listeners.tcp, backlog=BACKLOG),
+                web.SockSite(runner, listeners.unix, backlog=BACKLOG),
+            ]
+            for site in sites:
+                await site.start()
+            _tell_listening(config, listeners)
+            gc.collect()
+            gc.freeze()  # what the start left stays; collections while serving need not look at it
+            async with _status(app[keys.SERVING], notifier):
+                await stop.wait()
+                notifier.stopping("finishing what runs")
+            log.info("stopping: %g s for what runs", config.stop.drain_seconds)
+            for site in sites:
+                await site.stop()
+            await _first_of(app[keys.SERVING].drain(config.stop.drain_seconds), hurry)
+            await app[keys.SERVING].stop(at_once=hurry.is_set())
+        finally:
+            await runner.cleanup()
+    log.info("stopped")
+
+
+def _ledger(config: Config, memory: HostMemory) -> Ledger:
+    budget = model_budget_bytes(memory, budget=config.memory.budget, reserve=config.memory.reserve)
+    log.info("%s of memory for models", format_bytes(budget), extra={"budget_bytes": budget})
+    return Ledger({"cpu": budget, **config.memory.devices})
+
+
+def _supervisor_options(config: Config) -> SupervisorOptions:
+    engine = config.engine
+    return SupervisorOptions(
+        patience=Patience(
+            heartbeat_seconds=engine.heartbeat_seconds,
+            step_timeout_seconds=engine.step_timeout_seconds,
+            load_timeout_seconds=engine.load_timeout_seconds,
+            stop_seconds=engine.stop_seconds,
+        ),
+        restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
+        log_level=config.log.level,
+    )
+
+
+async def _engines(app: web.Application) -> AsyncIterator[None]:
+    """Engines start with the app and are gone with it."""
+    app[keys.SERVING].start()
+    yield
+    await app[keys.SERVING].stop()
+
+
+def _tell_listening(config: Config, listeners: Listeners) -> None:
+    address = {"listen": listeners.address, "socket": str(listeners.path)}
+    log.info("listening on http://%s and %s", *address.values(), extra=address)
+    if config.insecure:
+        log.warning("insecure = true: no keys are asked for on %s", listeners.address)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Events of the first SIGTERM or SIGINT, and of the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop, hurry
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _status(serving: Serving, notifier: Notifier) -> AsyncIterator[None]:
+    """Tell the service manager that the daemon is ready, and how its models are."""
+
+    async def tell() -> None:
+        told = ""
+        while True:
+            status = _status_line(serving)
+            if status != told:
+                (notifier.status if told else notifier.ready)(status)
+                told = status
+            await asyncio.sleep(STATUS_SECONDS)
+
+    task = asyncio.create_task(tell(), name="status")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _status_line(serving: Serving) -> str:
+    """ "canary ready, big loading 40 %" """
+    return ", ".join(
+        f"{model.name} {model.state}" + ("" if model.progress is None else f" {model.progress:.0%}")
+        for model in serving.models()
+    )
+
+
+async def _first_of(work: Coroutine[object, object, object], event: asyncio.Event) -> None:
+    """Wait for the work, but no longer than for the event."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(event.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,218 @@
+"""Parse: one layer of values into a Config, or an error that names file, key and nearest match."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hearthd.config.paths import DefaultPaths
+from hearthd.config.schema import BUILTIN_MODEL, Config, ModelConfig, Section
+from hearthd.config.sources import Key, Layer, Source, Value
+from hearthd.errors import ConfigError
+
+MAX_SOCKET_PATH_BYTES = 107
+"""Of a Unix socket's address on Linux."""
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", re.IGNORECASE)
+_POWERS = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse(values: Layer, defaults: DefaultPaths) -> Config:
+    """The configuration; raises ConfigError."""
+    values = dict(values)
+    builtin = Source("default", Path.cwd())
+    values.setdefault(("state",), Value(str(defaults.state), builtin))
+    values.setdefault(("socket",), Value(str(defaults.socket), builtin))
+    for key, value in values.items():
+        if key in (("state",), ("socket",)):
+            values[key] = _absolute(value)
+        elif len(key) == 3 and key[0] == "models" and key[2] == "path":
+            values[key] = _model_path(value)
+    config: Config = _section(Config, (), values)
+    if not config.models:
+        config = msgspec.structs.replace(config, models={"canary": ModelConfig()})
+    _check(config, values)
+    return config
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT" or "[V6]:PORT"; raises ValueError."""
+    host, colon, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address stands in brackets: [::1]:4327")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("it must look like HOST:PORT")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it; a name that is not "localhost" may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def parse_size(value: object) -> object:
+    """Bytes of "12GiB" (binary) or "12GB" (decimal); anything else as it is, for the type check."""
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        unit = (match[2] or "").upper()
+        base = 1000 if unit.endswith("B") and not unit.endswith("IB") else 1024
+        return int(float(match[1]) * base ** _POWERS[unit[:1]])
+    return value
+
+
+# --- structs -----------------------------------------------------------------------------------
+
+
+def _section(kind: type[Any], prefix: Key, values: Layer) -> Any:
+    """A struct from the values below a prefix."""
+    if prefix in values:
+        raise _wrong(values[prefix], prefix, "it must be a table")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    below = {key: value for key, value in values.items() if key[: len(prefix)] == prefix}
+    for key, value in below.items():
+        name = key[len(prefix)]
+        if name not in hints:
+            raise _unknown(value.source, (*prefix, name), hints)
+    given = dict.fromkeys(key[len(prefix)] for key in below)
+    return kind(**{name: _field(hints[name], (*prefix, name), below) for name in given})
+
+
+def _field(hint: Any, key: Key, values: Layer) -> Any:
+    """The value of one field: a table, tables by name, or a plain value."""
+    if isinstance(hint, type) and issubclass(hint, Section):
+        return _section(hint, key, values)
+    element = _element(hint)
+    if key not in values:  # a table where the field holds a dict, or should hold a plain value
+        names = dict.fromkeys(k[len(key)] for k in values if k[: len(key)] == key)
+        if element is None:
+            first = next(value for k, value in values.items() if k[: len(key)] == key)
+            raise _wrong(first, key, "it is not a table")
+        if isinstance(element, type) and issubclass(element, Section):
+            return {name: _section(element, (*key, name), values) for name in names}
+        if element is Any:
+            return _tree(key, values)
+        return {name: _field(element, (*key, name), values) for name in names}
+    found = values[key]
+    raw = parse_size(found.value) if _is_size(hint) else found.value
+    try:
+        return msgspec.convert(raw, hint)
+    except msgspec.ValidationError as error:
+        raise _wrong(found, key, _expected(hint) or _in_words(error)) from None
+
+
+def _tree(prefix: Key, values: Layer) -> dict[str, Any]:
+    """The values below a prefix as nested tables again."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        if key[: len(prefix)] == prefix:
+            at = tree
+            for name in key[len(prefix) : -1]:
+                at = at.setdefault(name, {})
+            at[key[-1]] = value.value
+    return tree
+
+
+def _element(hint: Any) -> Any:
+    """The type of the values of a dict; None for anything else."""
+    if typing.get_origin(hint) is dict:
+        return typing.get_args(hint)[1]
+    return None
+
+
+def _expected(hint: Any) -> str | None:
+    """What a field takes, where that says more than the type does."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"it must be one of {', '.join(map(str, typing.get_args(hint)))}"
+    if _is_size(hint):
+        return "it must be a number of bytes or a size such as 12GiB"
+    return None
+
+
+def _is_size(hint: Any) -> bool:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(map(_is_size, typing.get_args(hint)))
+    return any(
+        isinstance(note, msgspec.Meta) and (note.extra or {}).get("unit") == "bytes"
+        for note in getattr(hint, "__metadata__", ())
+    )
+
+
+# --- values ------------------------------------------------------------------------------------
+
+
+def _absolute(value: Value) -> Value:
+    if not isinstance(value.value, str) or not value.value:
+        return value
+    path = value.source.base / Path(value.value).expanduser()
+    return Value(str(path), value.source)
+
+
+def _model_path(value: Value) -> Value:
+    """A file's path made absolute; "canary" and what has a scheme ("sim:") stay names."""
+    if value.value == "canary":
+        return Value(BUILTIN_MODEL, value.source)
+    if isinstance(value.value, str) and re.match(r"[a-z]+:", value.value):
+        return value
+    return _absolute(value)
+
+
+def _check(config: Config, values: Layer) -> None:
+    """What the types cannot say; raises ConfigError."""
+    listen = values.get(("listen",), Value(config.listen, Source("default", Path())))
+    try:
+        host, _ = split_address(config.listen)
+    except ValueError as error:
+        raise _wrong(listen, ("listen",), str(error)) from None
+    if not is_loopback(host) and not config.insecure:
+        raise _wrong(
+            listen,
+            ("listen",),
+            "anybody on the network could use it, for there are no keys yet; listen on 127.0.0.1, "
+            "or set insecure = true",
+        )
+    if len(config.socket.encode()) > MAX_SOCKET_PATH_BYTES:
+        raise _wrong(
+            values[("socket",)],
+            ("socket",),
+            f"a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes",
+        )
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def dotted(key: Iterable[str]) -> str:
+    """A key as TOML writes it."""
+    return ".".join(part if re.fullmatch(r"[\w-]+", part) else f'"{part}"' for part in key)
+
+
+def _unknown(source: Source, key: Key, known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(key[-1], list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return ConfigError(f"{source}: unknown key {dotted(key)}; {hint}")
+
+
+def _wrong(value: Value, key: Key, why: str) -> ConfigError:
+    return ConfigError(f"{value.source}: {dotted(key)} = {_shown(value.value)}: {why}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """ "Expected `int`, got `str` - at `$[0].layers`" without its quotes and dollar."""
+    text = str(error).replace("`", "").replace(" - at $", ", at ")
+    return text[:1].lower() + text[1:]

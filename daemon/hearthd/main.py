@@ -1,0 +1,130 @@
+"""`hearthd`: the only place that reads argv and the environment, and that exits."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hearthd import __version__, log
+from hearthd.config import Config, Flags, Loaded, explain, load
+from hearthd.errors import ConfigError, HearthError
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+
+_WORDS = """\
+words:
+  (none)           run the daemon
+  config explain   print each value of the configuration and where it came from
+  config check     say whether the configuration can be used
+  version          print the version
+
+Without a model in the configuration or on the command line, the built-in "canary" is served.
+
+  hearthd --model qwen=/models/qwen2.5-0.5b.gguf --set models.qwen.context=8192
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what argv says; returns the exit status: 0, 1 (it failed), 2 (argv or configuration)."""
+    parser = _parser()
+    arguments = parser.parse_intermixed_args(argv)
+    words = tuple(arguments.word)
+    if words == ("version",):
+        sys.stdout.write(f"hearthd {__version__}\n")
+        return 0
+    if words not in _ACTIONS:
+        parser.error(f"unknown word {' '.join(words)!r} (see hearthd --help)")
+    try:
+        return _ACTIONS[words](load(_flags(arguments), os.environ, os.getuid()))
+    except ConfigError as error:
+        sys.stderr.write(f"hearthd: {error.message}\n")
+        return EXIT_CONFIG
+    except HearthError as error:
+        sys.stderr.write(f"hearthd: {error.message}\n")
+        return EXIT_FAILED
+
+
+def _run(loaded: Loaded) -> int:
+    """Take the sockets first: clients may connect while the rest is still being imported."""
+    from hearthd.listeners import listen
+    from hearthd.state import StateDirectory
+
+    config = loaded.config
+    log.set_up(config.log.level, config.log.format)
+    with (
+        StateDirectory.hold(Path(config.state)) as state,
+        listen(config.listen, Path(config.socket)) as listeners,
+        state.note(listeners.address, config.socket),
+    ):
+        from hearthd.app import serve
+        from hearthd.hardware.memory import read_host_memory
+        from hearthd.systemd import Notifier
+
+        asyncio.run(serve(config, listeners, read_host_memory(), Notifier(os.environ)))
+    return 0
+
+
+def _explain(loaded: Loaded) -> int:
+    rows = explain(loaded)
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for row in rows:
+        sys.stdout.write(f"{row.key:<{widths[0]}}  {row.value:<{widths[1]}}  {row.source}\n")
+    return 0
+
+
+def _check(loaded: Loaded) -> int:
+    sys.stdout.write(f"the configuration is good; models: {_names(loaded.config)}\n")
+    return 0
+
+
+def _names(config: Config) -> str:
+    return ", ".join(config.models)
+
+
+_ACTIONS: dict[tuple[str, ...], Callable[[Loaded], int]] = {
+    (): _run,
+    ("config", "explain"): _explain,
+    ("config", "check"): _check,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hearthd",
+        description="Serves language models on this machine through an OpenAI-compatible API.",
+        epilog=_WORDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("word", nargs="*", help="what to do (see below)")
+    parser.add_argument("--version", action="version", version=f"hearthd {__version__}")
+    parser.add_argument(
+        "--config", metavar="FILE", help="read this file and conf.d/*.toml beside it"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME=PATH", action="append", default=[],
+        help="serve a model under a name; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:4327; port 0: any")
+    parser.add_argument("--socket", metavar="PATH", help="the Unix socket with the same API")
+    parser.add_argument("--state", metavar="DIR", help="where the daemon keeps what it knows")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
+        help="any key of the configuration, e.g. models.qwen.context=8192; may be repeated",
+    )  # fmt: skip
+    return parser
+
+
+def _flags(arguments: argparse.Namespace) -> Flags:
+    return Flags(
+        config=arguments.config,
+        models=arguments.model,
+        listen=arguments.listen,
+        socket=arguments.socket,
+        state=arguments.state,
+        settings=arguments.settings,
+    )
