@@ -1,0 +1,51 @@
+"""Every test: a home of its own, nothing of the environment, and no blocking of the event loop."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+_AMBIENT_PREFIXES = ("HEARTH_", "XDG_", "OPENAI_", "LC_")
+_AMBIENT = (
+    "NOTIFY_SOCKET", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CONFIGURATION_DIRECTORY",
+    "LANG", "PYTHONWARNINGS",
+    "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
+)  # fmt: skip
+_KEPT = "HEARTH_SHARED_MODELS"  # names files that tests read, not behaviour
+
+
+@pytest.fixture(autouse=True)
+def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing outside decides what a test sees, and it leaves nothing outside."""
+    for name in list(os.environ):
+        if (name.startswith(_AMBIENT_PREFIXES) or name in _AMBIENT) and name != _KEPT:
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    for name, folder in (
+        ("HOME", home),
+        ("XDG_CONFIG_HOME", home / ".config"),
+        ("XDG_STATE_HOME", home / ".local/state"),
+        ("XDG_CACHE_HOME", home / ".cache"),
+        ("XDG_RUNTIME_DIR", home / "run"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv(name, str(folder))
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """A blocking call of ours while a loop runs in this thread raises BlockingError."""
+    with blockbuster_ctx(["hearthd", "hearth_tui"]) as guard:
+        yield guard
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a name short enough for a socket, whose path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="hearth") as folder:
+        yield Path(folder)
