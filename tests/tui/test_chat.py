@@ -56,9 +56,8 @@ class ScriptedScreen(Screen):
 
     @contextmanager
     def answering(self, waiting_for: str) -> Iterator[TextOutput]:
-        output = TextOutput(self.answers)
-        yield output
-        output.close_line()
+        with TextOutput(self.answers) as output:
+            yield output
 
 
 class InterruptingScreen(ScriptedScreen):

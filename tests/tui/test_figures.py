@@ -47,9 +47,10 @@ def test_what_is_unknown_is_a_dash() -> None:
     nothing = ModelDetails()
     assert figures.state(nothing) == figures.room(nothing) == figures.short_digest(None) == "-"
     assert figures.room(ModelDetails(context=2048)) == "2048 x -"
-    assert figures.share(None, 10) == "-"
+    assert figures.share(None, None) == "-"
+    assert figures.share(None, 10) == "-/10"
     assert figures.share(5, None) == "5"
-    assert figures.share(0, 0) == "0"
+    assert figures.share(0, 3000) == "0/3k"
 
 
 def test_states_tell_progress() -> None:

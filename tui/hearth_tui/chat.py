@@ -54,8 +54,8 @@ class Chat:
         while True:
             try:
                 entry = read_entry(self._screen.read_line)
+                n_interrupts = 0
                 if entry is not None:
-                    n_interrupts = 0
                     if entry == Command("quit", ""):
                         return EXIT_OK
                     self._handle(entry)

@@ -55,10 +55,8 @@ def short_digest(digest: str | None) -> str:
 
 
 def share(part: int | None, whole: int | None) -> str:
-    """A part of a whole: 1.5k of 3k (50%)."""
-    if part is None or not whole:
-        return count(part)
-    return f"{count(part)} of {count(whole)} ({part / whole:.0%})"
+    """A part of a whole: 1.5k/3k."""
+    return count(part) if whole is None else f"{count(part)}/{count(whole)}"
 
 
 def speed(answer: Answer) -> str:

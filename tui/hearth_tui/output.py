@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 from hearth_tui.printable import printable
 from hearth_tui.wrap import WordWrap
@@ -12,7 +13,7 @@ from hearth_tui.wrap import WordWrap
 class TextOutput:
     """Writes text as it comes; a terminal gets it cleaned and, if `columns` is given, wrapped at words.
 
-    `before_first` is called once, before anything is written.
+    `before_first` is called once, before anything is written. Leaving the context ends the last line.
     """
 
     def __init__(
@@ -32,11 +33,19 @@ class TextOutput:
         text = self._clean(text)
         self._put(text if self._wrap is None else self._wrap.feed(text))
 
-    def close_line(self) -> None:
-        """Whatever comes next starts on a line of its own."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._wrap is not None:
             self._put(self._wrap.flush())
-        if not self._ends_line:
+        echoed = kind is KeyboardInterrupt and self._stream.isatty()  # the terminal wrote ^C
+        if echoed or not self._ends_line:
             self._put("\n")
 
     def _put(self, text: str) -> None:

@@ -74,11 +74,8 @@ class PipeScreen(Screen):
 
     @contextmanager
     def answering(self, waiting_for: str) -> Iterator[TextOutput]:
-        output = TextOutput(sys.stdout)
-        try:
+        with TextOutput(sys.stdout) as output:
             yield output
-        finally:
-            output.close_line()
 
 
 class TerminalScreen(Screen):
@@ -116,13 +113,10 @@ class TerminalScreen(Screen):
     def answering(self, waiting_for: str) -> Iterator[TextOutput]:
         columns = min(self._console.width - _MARGIN_COLUMNS, _MAX_COLUMNS)
         spinner = self._console.status(Text(waiting_for, style="dim"))
+        # Made before the spinner starts: while it turns, rich puts itself before sys.stdout.
         output = TextOutput(sys.stdout, columns, before_first=spinner.stop)
-        spinner.start()
-        try:
+        with spinner, output:
             yield output
-        finally:
-            spinner.stop()
-            output.close_line()
 
 
 def make_screen(completions: Sequence[str]) -> Screen:

@@ -89,10 +89,8 @@ def failures(models: Iterable[Model]) -> list[Text]:
 def _table(*columns: tuple[str, JustifyMethod]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name, justify in columns:
-        # Only the name and the state may give way on a narrow terminal.
-        table.add_column(
-            name, justify=justify, no_wrap=name not in ("MODEL", "STATE"), overflow="fold"
-        )
+        # Only the name gives way on a narrow terminal, to lines of its own.
+        table.add_column(name, justify=justify, no_wrap=name != "MODEL", overflow="fold")
     return table
 
 

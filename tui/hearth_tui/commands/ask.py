@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = read_prompt(arguments.prompt, sys.stdin)
     with Client(address) as box:
         request = ChatRequest(
-            model=arguments.model or select_model(box.models()).id,
+            model=arguments.model or _default_model(box),
             messages=_messages(arguments.system, prompt),
             max_tokens=arguments.max_tokens,
             temperature=arguments.temperature,
@@ -75,16 +75,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answer(box: Client, request: ChatRequest, *, stream: bool, show: bool) -> Answer:
-    output = TextOutput(sys.stdout)
-    write = output.write if show else _ignore
-    try:
+    with TextOutput(sys.stdout) as output:
+        write = output.write if show else _ignore
         if stream:
             return stream_answer(box, request, write)
         answer = whole_answer(box.complete(request))
         write(answer.text)
         return answer
-    finally:
-        output.close_line()
+
+
+def _default_model(box: Client) -> str:
+    model = select_model(box.models())
+    if model.hearth.state not in (None, "ready") and sys.stderr.isatty():
+        print(
+            f"{model.id}: {figures.state(model.hearth)}; the answer waits for it", file=sys.stderr
+        )
+    return model.id
 
 
 def _messages(system: str | None, prompt: str) -> list[Message]:
