@@ -1,0 +1,115 @@
+"""Time of the scheduler alone: plan and commit of a step, with no model behind it.
+
+python bench/scheduler.py [--requests 256] [--steps 2000] [--variant blocks]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from dataclasses import dataclass
+
+from hearth_backends.base import Capabilities, SamplingParams, StageSpec
+from hearth_backends.kv.hashing import HashChain
+from hearth_backends.registry import open_model
+from hearth_backends.sim.backend import SimBackend
+from hearthd.engine.batching import BatchBuilder
+from hearthd.engine.request import Limits, Request
+from hearthd.engine.scheduler import Scheduler
+
+N_PROMPT = 100
+TOKEN = 65
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one part of a step."""
+
+    name: str
+    median_ms: float
+    p95_ms: float
+
+
+def decoding(variant: str, n_requests: int, n_ctx: int) -> Scheduler:
+    """A scheduler whose requests have all computed their prompts and decode from now on."""
+    model = open_model(f"sim:variant={variant}")
+    spec = StageSpec(
+        first=0,
+        last=model.spec.n_layers,
+        embed=True,
+        head=True,
+        n_seq=n_requests,
+        n_ctx=n_ctx,
+        n_rows=8192,
+        kv_tokens=n_requests * n_ctx,
+        kv_dtype="f16",
+        weight_kind="file",
+        threads=1,
+    )
+    store = SimBackend().store(model.spec, spec)
+    scheduler = Scheduler(store, Capabilities(), n_seq=n_requests, step_tokens=8192)
+    for i in range(n_requests):
+        tokens = [i % 256, i // 256] + [TOKEN] * (N_PROMPT - 2)
+        limits = Limits(max_output=n_ctx - N_PROMPT)
+        request = Request(i, tokens, N_PROMPT, SamplingParams(), limits, HashChain("bench"))
+        scheduler.add(request)
+    while scheduler.waiting or any(r.n_output < 1 for r in scheduler.running):
+        plan = scheduler.plan()
+        if plan is None:
+            raise SystemExit("the requests do not fit into memory")
+        scheduler.commit(plan, [TOKEN] * sum(plan.samples))
+    return scheduler
+
+
+def time_steps(variant: str, n_requests: int, n_steps: int) -> list[Timing]:
+    """Plan, build and commit n_steps times."""
+    scheduler = decoding(variant, n_requests, n_ctx=N_PROMPT + n_steps + 16)
+    builder = BatchBuilder()
+    sampled = [TOKEN] * n_requests
+    planning, building, committing = [], [], []
+    gc.collect()
+    gc.freeze()
+    for _ in range(n_steps):
+        t0 = time.perf_counter()
+        plan = scheduler.plan()
+        t1 = time.perf_counter()
+        if plan is None or len(plan) != n_requests:
+            raise SystemExit("a step does not hold every request")
+        builder.build(plan)
+        t2 = time.perf_counter()
+        scheduler.commit(plan, sampled)
+        t3 = time.perf_counter()
+        planning.append(t1 - t0)
+        building.append(t2 - t1)
+        committing.append(t3 - t2)
+    both = [a + b for a, b in zip(planning, committing, strict=True)]
+    return [
+        _timing("plan", planning),
+        _timing("commit", committing),
+        _timing("plan + commit", both),
+        _timing("batch", building),
+    ]
+
+
+def _timing(name: str, seconds: list[float]) -> Timing:
+    p95 = statistics.quantiles(seconds, n=20)[-1]
+    return Timing(name, statistics.median(seconds) * 1000, p95 * 1000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--variant", default="blocks,slots,cells,states")
+    arguments = parser.parse_args()
+    print(f"{arguments.requests} running requests, {arguments.steps} steps, milliseconds a step")
+    print(f"{'store':8} {'part':14} {'median':>8} {'p95':>8}")
+    for variant in arguments.variant.split(","):
+        for timing in time_steps(variant, arguments.requests, arguments.steps):
+            print(f"{variant:8} {timing.name:14} {timing.median_ms:8.3f} {timing.p95_ms:8.3f}")
+
+
+if __name__ == "__main__":
+    main()
