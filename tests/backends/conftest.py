@@ -87,7 +87,7 @@ def write_model(path: Path, shape: Shape) -> None:
 
 
 def _write_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
-    writer.add_name(f"tiny {shape.architecture}")
+    writer.add_name("tiny")
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.d_model)
     writer.add_block_count(shape.n_layers)
@@ -104,7 +104,7 @@ def _write_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
 
 
 def _write_vocabulary(writer: gguf.GGUFWriter) -> None:
-    tokens = [*byte_tokens(), "ab", "<|start|>", "<|end|>"]
+    tokens = [*byte_tokens(), "ab", "<bos>", "<eos>"]
     kinds = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -121,7 +121,8 @@ def _tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
     random = np.random.default_rng(shape.seed)
 
     def matrix(n_out: int, n_in: int) -> NDArray[np.float32]:
-        return (random.standard_normal((n_out, n_in)) * 1.5 / np.sqrt(n_in)).astype(np.float32)
+        scale = np.float32(1.5 / np.sqrt(n_in))
+        return np.multiply(random.standard_normal((n_out, n_in), np.float32), scale)
 
     def norm(n: int) -> NDArray[np.float32]:
         return random.uniform(0.7, 1.3, n).astype(np.float32)

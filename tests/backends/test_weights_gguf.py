@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Callable
@@ -243,8 +244,7 @@ def read_or_refuse(path: Path) -> bool:
     """Whether the file was read; any other error than the two that a reader may raise is a bug."""
     try:
         file = GgufFile(path)
-    except (ModelFileError, Unsupported) as error:
-        assert str(path) in str(error)
+    except (ModelFileError, Unsupported):
         return False
     for name in file.spec.tensors:
         file.raw(name)
@@ -254,10 +254,10 @@ def read_or_refuse(path: Path) -> bool:
 def test_every_truncation_is_refused(make_gguf: MakeGguf, scratch: Path) -> None:
     data = make_gguf().read_bytes()
     header_end = GgufFile(make_gguf()).header.data_offset
-    for length in [*range(header_end), *range(header_end, len(data), 4099), len(data) - 1]:
-        if length % 3 and 64 < length < header_end - 64:
-            continue  # a third of the middle of the header will do
-        scratch.write_bytes(data[:length])
+    scratch.write_bytes(data)
+    header_lengths = [n for n in range(header_end) if n < 64 or n % 5 == 0]
+    for length in sorted([*header_lengths, *range(header_end, len(data), 4099)], reverse=True):
+        os.truncate(scratch, length)
         assert not read_or_refuse(scratch)
 
 

@@ -107,6 +107,7 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
         end_ids=_end_ids(meta),
         add_bos=_adds_bos(meta),
         tensors=tensors,
+        sliding_window=_window(meta, architecture),
     )
 
 
@@ -170,6 +171,11 @@ def _rope(meta: Metadata, architecture: str, head_dim: int, has_factors: bool) -
         factor=factor or linear or 1.0,
         original_context=meta.get(key + "scaling.original_context_length", int),
     )
+
+
+def _window(meta: Metadata, architecture: str) -> int | None:
+    key = architecture + ".attention.sliding_window"
+    return meta.get(key, int) or None
 
 
 def _prevailing_type(tensors: Mapping[str, TensorInfo]) -> str:

@@ -59,6 +59,7 @@ class ModelSpec:
     end_ids: frozenset[int]
     add_bos: bool
     tensors: Mapping[str, TensorInfo] = field(repr=False)  # by canonical name
+    sliding_window: int | None = None  # tokens that some layers see; None: the file names none
 
     def layer_bytes(self, first: int, last: int) -> int:
         """Bytes of the tensors of layers [first, last)."""

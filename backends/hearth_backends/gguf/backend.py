@@ -1,0 +1,249 @@
+"""GgufBackend: llama.cpp on the CPU, whole models and layer ranges, from GGUF files."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from hearth_backends.base import (
+    I32,
+    Backend,
+    Batch,
+    Bytes,
+    Capabilities,
+    DeviceInfo,
+    Hidden,
+    KVOp,
+    KVStore,
+    Lease,
+    OpKind,
+    Placement,
+    Progress,
+    SamplingBatch,
+    SamplingParams,
+    Stage,
+    StageSpec,
+    Support,
+)
+from hearth_backends.errors import BackendError, ModelFileError, StepError, Unsupported
+from hearth_backends.gguf.context import BatchBuffers, Context, ContextOptions
+from hearth_backends.gguf.cutting import (
+    CUTS,
+    Readout,
+    is_whole,
+    model_support,
+    range_support,
+    shares_prefixes,
+    token_scale,
+    vector_divisor,
+)
+from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
+from hearth_backends.gguf.memory import estimate_bytes, n_cells, n_outputs, uses_flash_attention
+from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
+from hearth_backends.gguf.slice import has_sentinel, sliced_file
+from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
+from hearth_backends.weights.gguf_file import GgufFile
+from hearth_backends.weights.spec import ModelSpec
+
+
+class GgufBackend(Backend):
+    """llama.cpp; one context a stage, all sequences in one pool of cells."""
+
+    name = NAME
+
+    def devices(self) -> list[DeviceInfo]:
+        """The CPU."""
+        memory = psutil.virtual_memory()
+        return [
+            DeviceInfo(
+                name="cpu:0",
+                kind="cpu",
+                description=platform.processor() or platform.machine(),
+                total_bytes=memory.total,
+                free_bytes=memory.available,
+                cores=psutil.cpu_count(logical=False),
+            )
+        ]
+
+    def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
+        """Whether it runs the whole model; `load` says of a part."""
+        if device.kind != "cpu":
+            return Support(False, f"it runs on the CPU, not on {device.name}")
+        return model_support(model)
+
+    def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
+        """Weights and key-value memory to the byte, compute buffers about."""
+        return estimate_bytes(model, spec)
+
+    def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
+        """Cells; without a prefix cache where a sliding window makes early tokens unreliable."""
+
+        from hearth_backends.kv.cells import CellStore
+
+        return CellStore(spec.n_seq, spec.kv_tokens, spec.n_ctx)
+
+    def load(
+        self,
+        model: ModelSpec,
+        spec: StageSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
+    ) -> Stage:
+        """Load the file, or a slice of it, and compute one step for warmth."""
+        _refuse(model, spec)
+        if model.path is None:
+            raise ModelFileError(f"{model.name} has no file")
+        if is_whole(model, spec):
+            parts = _load_whole(model, model.path, spec, progress)
+        else:
+            parts = _load_range(model, model.path, spec, progress)
+        stage = GgufStage(spec, _capabilities(model, spec), parts)
+        try:
+            _warm_up(stage, model)
+        except BaseException:
+            stage.close()
+            raise
+        progress(1.0)
+        return stage
+
+
+def _capabilities(model: ModelSpec, spec: StageSpec) -> Capabilities:
+    return Capabilities(
+        shares_prefix=shares_prefixes(model, spec.n_ctx),
+        max_wants=n_outputs(spec) if spec.head else None,
+    )
+
+
+def _refuse(model: ModelSpec, spec: StageSpec) -> None:
+    """Raise Unsupported for what this backend cannot load."""
+    for support in (model_support(model), range_support(model, spec)):
+        if not support.ok:
+            raise Unsupported(f"backend {NAME}: {support.reason}")
+    if spec.kv_dtype not in KV_TYPES:
+        raise Unsupported(
+            f"backend {NAME} keeps keys and values in {', '.join(KV_TYPES)}, not {spec.kv_dtype}"
+        )
+    if spec.kv_dtype == "q8_0" and model.head_dim % 32:
+        raise Unsupported(
+            f"kv_dtype q8_0 needs heads of a multiple of 32, and {model.name} has {model.head_dim}"
+        )
+    if spec.weight_kind != "file":
+        raise Unsupported(f"backend {NAME} computes with weights as the file stores them")
+    if spec.n_seq >= MOST_SEQUENCES:
+        raise Unsupported(
+            f"backend {NAME} runs at most {MOST_SEQUENCES - 1} sequences, not {spec.n_seq}"
+        )
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+def _options(spec: StageSpec) -> ContextOptions:
+    return ContextOptions(
+        n_cells=n_cells(spec),
+        n_rows=spec.n_rows,
+        n_seq=spec.n_seq + 1,
+        n_outputs=n_outputs(spec),
+        kv_dtype=spec.kv_dtype,
+        threads=spec.threads,
+        flash_attention=uses_flash_attention(spec),
+    )
+
+
+def _load_whole(model: ModelSpec, path: Path, spec: StageSpec, progress: Progress) -> Parts:
+    loaded = Model(str(path), progress=progress)
+    try:
+        context = Context(loaded, _options(spec))
+    except BaseException:
+        loaded.close()
+        raise
+    return Parts(loaded, context, BatchBuffers(spec.n_rows, None), model.digest, None, None)
+
+
+def _load_range(model: ModelSpec, path: Path, spec: StageSpec, progress: Progress) -> Parts:
+    file = GgufFile(path)
+    if file.spec.digest != model.digest:
+        raise ModelFileError(f"{path}: the file has changed since it was described")
+    with sliced_file(file, spec) as slice_path:
+        # Without a mapping the slice's own pages are freed when its file is closed.
+        loaded = Model(slice_path, name=str(path), mmap=False, progress=progress)
+    readout = None if spec.head else _readout(model, spec)
+    on_node = readout.on_node if isinstance(readout, NodeReadout) else None
+    try:
+        context = Context(loaded, _options(spec), on_node)
+        if has_sentinel(model.architecture, spec):
+            context.keep_layer_input(spec.last - spec.first)
+    except BaseException:
+        loaded.close()
+        raise
+    return Parts(
+        loaded,
+        context,
+        BatchBuffers(spec.n_rows, model.d_model),
+        model.digest,
+        _embedder(file) if spec.embed else None,
+        readout,
+        vector_divisor(model),
+    )
+
+
+def _readout(model: ModelSpec, spec: StageSpec) -> HiddenReadout:
+    n_layers = spec.last - spec.first
+    if CUTS[model.architecture].readout is Readout.LAYER_INPUT:
+        return LayerInputReadout(n_layers)
+    return NodeReadout(n_layers, spec.n_rows, model.d_model)
+
+
+def _embedder(file: GgufFile) -> Embed:
+    """Looks tokens up in the mapped file."""
+    scale = np.float32(token_scale(file.spec))
+    n_vocab = file.spec.n_vocab
+
+    def embed(tokens: I32) -> Hidden:
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < n_vocab:
+            raise StepError(f"a token that is not one of {n_vocab}")
+        rows = file.rows("model.embed_tokens.weight", tokens)
+        return rows if scale == 1 else rows * scale
+
+    return embed
+
+
+def _warm_up(stage: GgufStage, model: ModelSpec) -> None:
+    """One step of two rows, then forgotten: the first page faults are paid here, and results are sane.
+
+    Raises BackendError where hidden states do not come out as they should.
+    """
+    spec = stage.spec
+    n = min(2, spec.n_rows, spec.n_ctx)
+    batch = Batch(
+        tokens=np.zeros(n, np.int32),
+        seq=np.zeros(n, np.int32),
+        pos=np.arange(n, dtype=np.int32),
+        want=np.arange(n) == n - 1,
+        ops=(),
+        placements=(Placement(0),),
+        sampling=_GREEDY if spec.head else None,
+    )
+    hidden = None if spec.embed else np.ones((n, model.d_model), np.float32)
+    result = stage.poll(stage.submit(batch, hidden))
+    if isinstance(result, np.ndarray) and not (result.shape[0] == n and np.isfinite(result).all()):
+        raise BackendError(
+            f"hidden states of layer {spec.last - 1} do not come out of {model.name}"
+        )
+    empty = np.empty(0, np.int32)
+    clear = KVOp(OpKind.TRUNCATE, 0, 0, 0)
+    stage.submit(Batch(empty, empty, empty, np.empty(0, np.bool_), (clear,), (), None), None)
+
+
+_GREEDY = SamplingBatch(
+    params=(SamplingParams(temperature=0),),
+    positions=np.zeros(1, np.int64),
+    targets=np.full(1, -1, np.int32),
+    history=(None,),
+    n_prompt=(0,),
+    banned=((),),
+)
