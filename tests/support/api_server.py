@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import aiohttp
-import httpx
+import httpx2
 from aiohttp import web
 from openai import AsyncOpenAI
 
@@ -65,9 +65,9 @@ class ApiServer:
     @asynccontextmanager
     async def openai(self, *, over_socket: bool = False) -> AsyncIterator[AsyncOpenAI]:
         """The official client."""
-        transport = httpx.AsyncHTTPTransport(uds=str(self._socket) if over_socket else None)
+        transport = httpx2.AsyncHTTPTransport(uds=str(self._socket) if over_socket else None)
         async with (
-            httpx.AsyncClient(transport=transport) as http,
+            httpx2.AsyncClient(transport=transport) as http,
             AsyncOpenAI(
                 base_url=f"{self.url}/v1", api_key="none", max_retries=0, http_client=http
             ) as client,

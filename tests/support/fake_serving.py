@@ -10,7 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from hearthd import wire
-from hearthd.errors import HearthError, InvalidRequest, ModelNotFound
+from hearthd.errors import EngineFailed, HearthError, InvalidRequest, ModelNotFound
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.service import Serving
 from hearthd.serving.status import ModelStatus, Readiness
@@ -92,7 +92,7 @@ class FakeServing(Serving):
         self.encodes: list[wire.Encode] = []
         self.request_ids: list[str] = []
         self.left: list[int] = []
-        self.someone_left = asyncio.Event()
+        self._happened = asyncio.Event()  # something was submitted or left
         self._tasks: set[asyncio.Task[None]] = set()
 
     def generate(self, request: GenerationRequest) -> Generation:
@@ -100,6 +100,7 @@ class FakeServing(Serving):
         submit = msgspec.structs.replace(request.submit, rid=len(self.submits) + 1)
         self.submits.append(submit)
         self.request_ids.append(request.request_id)
+        self._happened.set()
         timeline = RequestTimeline(
             model=request.model, klass=request.klass, arrived_seconds=submit.arrived_seconds
         )
@@ -134,7 +135,20 @@ class FakeServing(Serving):
         ready = all(status.state == "ready" for status in self.statuses)
         return Readiness(ready=ready, draining=False, models=tuple(self.statuses))
 
-    async def stop(self) -> None:
+    async def got(self, n: int) -> None:
+        """Wait until n requests have been submitted."""
+        await self._until(lambda: len(self.submits) >= n)
+
+    async def lost(self, n: int) -> None:
+        """Wait until n requests have been left before their end."""
+        await self._until(lambda: len(self.left) >= n)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._happened.clear()
+            await self._happened.wait()
+
+    async def stop(self, *, at_once: bool = True) -> None:
         """End the scripts that still run."""
         for task in self._tasks:
             task.cancel()
@@ -150,9 +164,10 @@ class FakeServing(Serving):
             async for delta in self.script(generation.submit):
                 generation.taken_by(INFO, time.monotonic())
                 generation.push(delta, time.monotonic())
+            generation.fail(EngineFailed("the script has no end"), time.monotonic())
         except HearthError as error:
             generation.fail(error, time.monotonic())
 
     def _leave(self, generation: Generation) -> None:
         self.left.append(generation.rid)
-        self.someone_left.set()
+        self._happened.set()
