@@ -99,16 +99,22 @@ class Reservation:
 class KVStore(Protocol):
     """Bookkeeping of key-value memory; holds no tensors, runs in the engine's process.
 
-    Order of calls for a sequence: `match`, then any number of `reserve` each followed by one `commit`
-    or `rollback` (reservations may overlap in flight: they are committed in order, rolled back in
-    reverse), `truncate` between steps, `release` once. `release` without `match` is allowed, and
-    after `release` the same sequence may `match` again (preemption).
+    Order of calls for a sequence: `match`, then any number of `reserve` each followed by one `commit`,
+    `rollback` or `withdraw` (reservations may overlap in flight: they are committed in order, undone in
+    reverse), `truncate` between steps, `release` once and with nothing in flight. `reserve` and
+    `release` without `match` are allowed, and after `release` the same sequence may `match` again
+    (preemption).
     Operations that arise outside a reservation (truncate, release, eviction) are queued and travel
-    at the front of the next reservation's `ops`; a rollback queues them again.
+    at the front of the next reservation's `ops`; a rollback queues them again, since its stage may
+    have applied any number of them: a list of operations may be applied again from its beginning.
     """
 
-    def match(self, seq: SequenceView) -> int:
-        """Pin the longest cached prefix and return its length, at most len(seq.tokens) - 1."""
+    def match(self, seq: SequenceView, limit: int | None = None) -> int:
+        """Pin the longest cached prefix and return its length, at most len(seq.tokens) - 1.
+
+        With a limit, the longest prefix of at most `limit` tokens that this store can give, which may
+        be shorter (whole blocks, saved states). Until the first reserve, another match replaces it.
+        """
 
     def reserve(self, wants: Sequence[Want]) -> Reservation | None:
         """Grant all wants or none; evicts idle prefixes for room. None changes nothing but the cache."""
@@ -120,10 +126,19 @@ class KVStore(Protocol):
         """
 
     def rollback(self, reservation: Reservation) -> None:
-        """Undo a reservation whose step did not happen, or failed half way."""
+        """Undo a reservation whose step did not happen, or failed half way.
+
+        Where a stage cannot go back token by token, `committed` tells what is left of a sequence.
+        """
+
+    def withdraw(self, reservation: Reservation) -> None:
+        """Undo a reservation that no stage has seen: nothing is lost, whatever the store."""
+
+    def committed(self, seq: SequenceView) -> int:
+        """Tokens of the sequence that are in memory now, matched ones included; 0 when unknown."""
 
     def truncate(self, seq: SequenceView, n_tokens: int) -> None:
-        """Forget the committed tokens after the first n_tokens (rejected drafts)."""
+        """Forget the committed tokens after the first n_tokens (rejected drafts); see `committed`."""
 
     def release(self, seq: SequenceView, keep_cached: bool = True) -> None:
         """The sequence is done or preempted; its committed blocks stay matchable if keep_cached."""

@@ -114,7 +114,7 @@ def _is_plain_greedy(params: SamplingParams) -> bool:
 
 
 def _greedy(logits: F32) -> NDArray[np.int32]:
-    tokens = logits.argmax(axis=1).astype(np.int32)
+    tokens: NDArray[np.int32] = logits.argmax(axis=1).astype(np.int32)
     best = logits[np.arange(len(tokens)), tokens]
     tokens[~(best > -np.inf)] = NO_TOKEN  # also where it is not a number
     return tokens
