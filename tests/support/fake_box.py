@@ -31,7 +31,7 @@ MODEL: dict[str, Any] = {
         "n_waiting": 2,
         "kv_tokens_free": 16384,
         "n_restarts": 3,
-        "pid": 4242,
+        "engine_pid": 4242,
         "engine_rss_bytes": 123 * 1024 * 1024,
     },
 }
@@ -50,7 +50,10 @@ class FakeBox:
         self.socket = socket
         self.url = ""
         self.models: list[dict[str, Any]] = [MODEL]
-        self.ready: dict[str, Any] = {"ready": True, "models": {"canary": {"state": "ready"}}}
+        self.ready: dict[str, Any] = {
+            "ready": True,
+            "models": [{"name": "canary", "state": "ready"}],
+        }
         self.pieces = ["Hello", ", wor", "ld"]
         self.piece_seconds = 0.0
         self.endless = False  # the last piece comes again and again

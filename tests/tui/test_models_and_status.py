@@ -86,7 +86,11 @@ def test_status_of_a_box_that_is_not_ready(
 ) -> None:
     box.ready = {
         "ready": False,
-        "models": {"late": LOADING["hearth"], "canary": {"state": "ready"}},
+        "draining": False,
+        "models": [
+            {"name": "late", "state": "loading", "progress": 0.42},
+            {"name": "canary", "state": "ready"},
+        ],
     }
     assert main(["status"]) == 0
     assert "ready    no (late loading 42%)\n" in capsys.readouterr().out
@@ -94,6 +98,9 @@ def test_status_of_a_box_that_is_not_ready(
     status = json.loads(capsys.readouterr().out)
     assert (status["ready"], status["version"]) == (False, "0.1.0")
     assert status["models"][0]["hearth"]["n_waiting"] == 2
+    box.ready = {"ready": False, "draining": True, "models": []}
+    assert main(["status"]) == 0
+    assert "ready    no (shutting down)\n" in capsys.readouterr().out
 
 
 def test_a_wide_table_in_a_pipe_is_not_cut(box: FakeBox) -> None:

@@ -27,7 +27,7 @@ class ModelDetails(msgspec.Struct, frozen=True):
     n_waiting: int | None = None
     kv_tokens_free: int | None = None
     n_restarts: int | None = None
-    pid: int | None = None
+    engine_pid: int | None = None
     engine_rss_bytes: int | None = None
 
 
@@ -50,6 +50,7 @@ class ModelList(msgspec.Struct, frozen=True):
 class ModelReadiness(msgspec.Struct, frozen=True):
     """One model within /readyz."""
 
+    name: str
     state: str | None = None
     phase: str | None = None
     progress: float | None = None
@@ -60,7 +61,8 @@ class Readiness(msgspec.Struct, frozen=True):
     """GET /readyz, whether it came with 200 or 503."""
 
     ready: bool
-    models: dict[str, ModelReadiness] = {}
+    draining: bool = False  # it finishes what runs and takes nothing new
+    models: list[ModelReadiness] = []
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -42,14 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe_readiness(readiness: Readiness) -> str:
-    """Yes, or no and which models keep it from being so."""
+    """Yes, or no and what keeps the box from being so."""
     if readiness.ready:
         return "yes"
-    late = [
-        f"{name} {figures.state(model)}"
-        for name, model in readiness.models.items()
-        if model.state != "ready"
-    ]
+    if readiness.draining:
+        return "no (shutting down)"
+    late = [f"{m.name} {figures.state(m)}" for m in readiness.models if m.state != "ready"]
     return f"no ({', '.join(late)})" if late else "no"
 
 
