@@ -181,12 +181,23 @@ def _check(config: Config, values: Layer) -> None:
             "anybody on the network could use it, for there are no keys yet; listen on 127.0.0.1, "
             "or set insecure = true",
         )
+    _check_names(config, values)
     if len(config.socket.encode()) > MAX_SOCKET_PATH_BYTES:
         raise _wrong(
             values[("socket",)],
             ("socket",),
             f"a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes",
         )
+
+
+def _check_names(config: Config, values: Layer) -> None:
+    """A name that clients may use stands for one model."""
+    owners = {name: name for name in config.models}
+    for model, settings in config.models.items():
+        for alias in settings.aliases:
+            if owners.setdefault(alias, model) != model:
+                key = ("models", model, "aliases")
+                raise _wrong(values[key], key, f"{alias!r} stands for {owners[alias]} already")
 
 
 # --- errors ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hearthd import wire
 from hearthd.config.schema import ModelConfig
-from hearthd.errors import ConfigError, ModelNotFound
+from hearthd.errors import ModelNotFound
 from hearthd.serving.admission import Admission
 from hearthd.serving.replica import Replica
 from hearthd.serving.status import ModelStatus
@@ -95,7 +95,7 @@ class Deployments:
     """Every deployment by name and by alias."""
 
     def __init__(self, deployments: Iterable[tuple[Deployment, Iterable[str]]]) -> None:
-        """Each with its aliases; raises ConfigError for a name that stands for two."""
+        """Each with its aliases; raises ValueError for a name that stands for two."""
         self._deployments: dict[str, Deployment] = {}
         self._by_name: dict[str, Deployment] = {}
         for deployment, aliases in deployments:
@@ -103,9 +103,7 @@ class Deployments:
             for name in (deployment.name, *aliases):
                 other = self._by_name.setdefault(name, deployment)
                 if other is not deployment:
-                    raise ConfigError(
-                        f"the name {name!r} stands for two models, {other.name} and {deployment.name}"
-                    )
+                    raise ValueError(f"{name!r} is both {other.name} and {deployment.name}")
 
     def __iter__(self) -> Iterator[Deployment]:
         return iter(self._deployments.values())

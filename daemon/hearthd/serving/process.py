@@ -9,7 +9,8 @@ import signal
 import socket
 import sys
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from hearthd import wire
 from hearthd.errors import EngineFailed, InsufficientMemory, ModelFailed
@@ -45,6 +46,10 @@ def engine_command(fd: int, log_level: str) -> list[str]:
     return [sys.executable, *options, "--fd", str(fd), "--log-level", log_level.upper()]
 
 
+EngineCommand: TypeAlias = Callable[[int, str], list[str]]
+"""argv for an inherited socket and a log level."""
+
+
 class EngineProcess:
     """Spawns, loads and watches one engine; its leases last until the process is gone."""
 
@@ -56,13 +61,16 @@ class EngineProcess:
         patience: Patience,
         *,
         log_level: str = "info",
+        command: EngineCommand = engine_command,
     ) -> None:
+        """`command` makes the argv; tests put a program of their own there."""
         self.load = load
         self.pid: int | None = None
         self._listener = listener
         self._ledger = ledger
         self._patience = patience
         self._log_level = log_level
+        self._command = command
         self._output = EngineLog(load.name)
         self._vitals = Vitals(Phase.LOADING, time.monotonic())
         self._ready_seconds: float | None = None
@@ -70,7 +78,6 @@ class EngineProcess:
         self._channel: EngineChannel | None = None
         self._failed: wire.Failed | None = None  # the engine's own word
         self._killed: str | None = None  # why hearthd killed it
-        self._fault: str | None = None  # what was wrong with what it sent
         self._closed = asyncio.Event()  # the socket, after the last frame was read
 
     async def run(self) -> EngineEnd:
@@ -122,7 +129,7 @@ class EngineProcess:
         with theirs:
             try:
                 child = await asyncio.create_subprocess_exec(
-                    *engine_command(theirs.fileno(), self._log_level),
+                    *self._command(theirs.fileno(), self._log_level),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
@@ -183,7 +190,7 @@ class EngineProcess:
         if self._failed is not None:
             return EngineEnd(self._failed.code, self._failed.message, served, status)
         code = ModelFailed.code if served is None else EngineFailed.code
-        cause = self._killed or self._fault or _how_it_ended(status)
+        cause = self._killed or _how_it_ended(status)
         message = f"the engine {cause}"
         if self._killed is None and self._output.last_words:
             message += f"; its last words: {self._output.last_words}"
@@ -232,8 +239,9 @@ class EngineProcess:
 
     def _on_close(self, fault: str | None) -> None:
         self._vitals.deaf = True
-        self._fault = fault
         self._closed.set()
+        if fault is not None:
+            self._kill(fault)
 
 
 def _how_it_ended(status: int | None) -> str:

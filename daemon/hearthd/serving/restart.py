@@ -60,7 +60,7 @@ def after_end(
     if n_losses >= policy.limit:
         return GiveUp(
             end.code,
-            f"lost {n_losses} engines in a row, so no more are started; the last {end.message}",
+            f"lost {n_losses} engines in a row, so no more are started; of the last: {end.message}",
         )
     return Replace(backoff_seconds(n_losses), n_losses)
 

@@ -47,7 +47,7 @@ class Serving:
         queue_limit: int = 256,
         call_seconds: float = 60.0,
     ) -> None:
-        """Starts nothing; raises ConfigError for a name that stands for two models."""
+        """Starts nothing; raises ValueError for a name that stands for two models."""
         self._supervisor = supervisor
         self._metrics = metrics
         self._call_seconds = call_seconds

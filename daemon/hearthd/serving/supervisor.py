@@ -10,7 +10,7 @@ import psutil
 
 from hearthd.placement.ledger import Ledger
 from hearthd.serving.deployments import Deployment, Revision
-from hearthd.serving.process import EngineProcess
+from hearthd.serving.process import EngineCommand, EngineProcess, engine_command
 from hearthd.serving.replica import Replica
 from hearthd.serving.restart import GiveUp, RestartPolicy, after_end
 from hearthd.serving.vitals import Patience
@@ -27,6 +27,7 @@ class SupervisorOptions:
     patience: Patience = field(default_factory=Patience)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     log_level: str = "info"
+    command: EngineCommand = engine_command
 
 
 class Supervisor:
@@ -103,6 +104,7 @@ class Supervisor:
             self._ledger,
             self._options.patience,
             log_level=self._options.log_level,
+            command=self._options.command,
         )
 
     async def _sample_memory(self) -> None:

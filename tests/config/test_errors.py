@@ -1,0 +1,94 @@
+"""What cannot be used is an error that names the file, the line, the key and the nearest match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hearthd.config import Flags, load
+from hearthd.errors import ConfigError
+
+
+def refusal(*settings: str, **flags: object) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(Flags(settings=settings, **flags), {"HOME": "/h"}, 1000)  # type: ignore[arg-type]
+    assert "\n" not in refused.value.message
+    return refused.value.message
+
+
+def test_an_unknown_key_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "h.toml"
+    file.write_text('# models\n[models."qwen2.5"] # the big one\npath = "x"\n contxt = 3\n')
+    assert refusal(config=str(file)) == (
+        f"{file}:4: unknown key models.\"qwen2.5\".contxt; did you mean 'context'?"
+    )
+
+
+def test_toml_that_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "h.toml"
+    file.write_text("listen = \n")
+    assert "line 1" in refusal(config=str(file))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("limts.x=1", "--set: unknown key limts; did you mean 'limits'?"),
+        ("engine.zzz=1", "unknown key engine.zzz; there are heartbeat_seconds, "),
+        ("limits=3", "limits = 3: it must be a table"),
+        ("models.m=3", "models.m = 3: it must be a table"),
+        ("limits.queue_requests={a=1}", "limits.queue_requests = 1: it is not a table"),
+        ("limits.queue_requests=true", "expected int, got bool"),
+        ("limits.queue_requests=-1", "expected int >= 0"),
+        ("models.m.context=0", "models.m.context = 0: expected int >= 1"),
+        ("models.m.context=abc", "models.m.context = 'abc': expected int | null, got str"),
+        ("models.m.devices=[]", "expected array of length >= 1"),
+        ("models.m.kv_dtype=f8", "it must be one of f16, f32, q8_0"),
+        ("models.m.stages=[{backend='x',layer=[1,2]}]", "unknown field layer"),
+        ("models.m.stages=[{device='cpu:0'}]", "missing required field backend"),
+        ("memory.budget=lots", "a number of bytes or a size such as 12GiB"),
+        ("memory.budget=-1", "a number of bytes or a size such as 12GiB"),
+        ("engine.heartbeat_seconds=0", "expected float > 0"),
+        ("listen=127.0.0.1", "it must look like HOST:PORT"),
+        ("listen=127.0.0.1:70000", "it must look like HOST:PORT"),
+        ("listen=::1:80", "brackets"),
+        ("listen=3", "listen = 3: expected str, got int"),
+        ("models.a.aliases=['b','b2']", ""),
+        ("x", "it must look like key=value"),
+        ("=x", "it must look like key=value"),
+        ("a b=1", "--set a b=1: "),
+    ],
+)
+def test_settings(setting: str, message: str) -> None:
+    if message:
+        assert message in refusal(setting)
+    else:
+        load(Flags(settings=[setting]), {"HOME": "/h"}, 1000)
+
+
+@pytest.mark.parametrize("model", ["m", "m=", "=x.gguf"])
+def test_models_of_the_command_line(model: str) -> None:
+    assert "NAME=PATH" in refusal(models=[model])
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:4327", "192.168.1.5:1", "[::]:1", "box.example:80"])
+def test_an_address_of_the_network_is_refused_unless_told(address: str) -> None:
+    assert "insecure = true" in refusal(listen=address)
+    settings = ["insecure=true"]
+    assert load(Flags(listen=address, settings=settings), {"HOME": "/h"}, 1000).config.insecure
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:4327", "[::1]:65535", "127.9.9.9:1"])
+def test_loopback_needs_nothing(address: str) -> None:
+    assert load(Flags(listen=address), {"HOME": "/h"}, 1000).config.listen == address
+
+
+def test_one_name_cannot_stand_for_two_models() -> None:
+    settings = ("models.a.aliases=['x']", "models.b.aliases=['x']")
+    assert "'x'" in refusal(*settings)
+    assert "'b'" in refusal("models.a.aliases=['b']", "models.b.path=sim:")
+
+
+def test_a_socket_with_too_long_a_path() -> None:
+    assert "107 bytes" in refusal(socket="/" + "x" * 120)

@@ -1,0 +1,99 @@
+"""Who may wait, and when the others should come back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hearthd.errors import Overloaded
+from hearthd.serving.admission import (
+    UNKNOWN_RETRY_SECONDS,
+    Admission,
+    Load,
+    ServiceRate,
+    can_admit,
+    retry_after_seconds,
+)
+
+
+def test_the_queue_is_what_does_not_run() -> None:
+    assert can_admit(Load(n_outstanding=17, concurrency=16, queue_limit=2))
+    assert not can_admit(Load(n_outstanding=18, concurrency=16, queue_limit=2))
+    assert not can_admit(Load(n_outstanding=4, concurrency=4, queue_limit=0))
+
+
+def test_come_back_when_the_queue_has_been_served() -> None:
+    load = Load(n_outstanding=30, concurrency=10, queue_limit=20)
+    assert retry_after_seconds(load, 2.0) == 10.0
+    assert retry_after_seconds(load, 3.0) == 7.0
+    assert retry_after_seconds(load, 1e9) == 1.0
+    assert retry_after_seconds(load, 1e-9) == 600.0
+    assert retry_after_seconds(load, None) == UNKNOWN_RETRY_SECONDS
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_rate_is_that_of_busy_time(batch: int) -> None:
+    rate = ServiceRate()
+    now = 0.0
+    for _ in range(20):
+        rate.busy(now)
+        for _ in range(5):
+            now += 0.5 * batch
+            for _ in range(batch):
+                rate.finished(now)
+        rate.idle(now)
+        now += 100.0  # nobody asked for anything
+    measured = rate.per_second(now)
+    assert measured == pytest.approx(2.0, rel=0.15)
+
+
+def test_a_rate_follows_a_change_and_a_stall() -> None:
+    rate = ServiceRate()
+    rate.busy(0.0)
+    for second in range(1, 200):
+        rate.finished(float(second))
+    assert rate.per_second(199.0) == pytest.approx(1.0, rel=0.05)
+    for half in range(400):
+        rate.finished(199.0 + half / 2)
+    assert rate.per_second(399.0) == pytest.approx(2.0, rel=0.05)
+    stalled = rate.per_second(460.0)
+    assert stalled is not None
+    assert stalled < 0.4
+
+
+def test_no_rate_before_anything_was_served() -> None:
+    rate = ServiceRate()
+    assert rate.per_second(1.0) is None
+    rate.busy(1.0)
+    assert rate.per_second(5.0) is None
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    admission = Admission("m", queue_limit=2)
+    for _ in range(3):
+        admission.admit(1, 0.0)
+    admission.leave(10.0, served=True)
+    admission.admit(1, 10.0)
+    with pytest.raises(Overloaded, match=r"limits\.queue_requests") as refused:
+        admission.admit(1, 10.0)
+    assert refused.value.retry_after_seconds == pytest.approx(18, abs=3)  # 2 wait, 10 s each
+    assert admission.n_outstanding == 3
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_never_more_than_run_and_wait(comes: list[bool]) -> None:
+    admission = Admission("m", queue_limit=3)
+    now = 0.0
+    for come in comes:
+        now += 1.0
+        before = admission.n_outstanding
+        if come and before == 5:
+            with pytest.raises(Overloaded):
+                admission.admit(2, now)
+        elif come:
+            admission.admit(2, now)
+            assert admission.n_outstanding == before + 1
+        elif before:
+            admission.leave(now, served=True)
+        assert 0 <= admission.n_outstanding <= 5
