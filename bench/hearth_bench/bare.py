@@ -26,28 +26,24 @@ class BareLlama:
         unified: bool = True,
     ) -> None:
         """`n_ctx` is over all sequences; raises OSError where the file does not load."""
-        import llama_cpp
+        from hearth_backends.gguf.llama import lib  # checked, with its log in Python's
 
-        self._api: Any = llama_cpp
-        llama_cpp.llama_log_set(_QUIET.of(llama_cpp), ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        options = llama_cpp.llama_model_default_params()
+        self._api: Any = lib
+        options = lib.llama_model_default_params()
         options.n_gpu_layers = 0
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
+        self._model = lib.llama_model_load_from_file(str(path).encode(), options)
         if not self._model:
             raise OSError(f"llama.cpp does not load {path}")
-        room = llama_cpp.llama_context_default_params()
+        room = lib.llama_context_default_params()
         room.n_ctx, room.n_batch, room.n_ubatch, room.n_seq_max = n_ctx, n_rows, n_rows, n_seq
         room.n_threads = room.n_threads_batch = threads
         room.kv_unified = unified
-        self._context = llama_cpp.llama_init_from_model(self._model, room)
+        self._context = lib.llama_init_from_model(self._model, room)
         if not self._context:
-            llama_cpp.llama_model_free(self._model)
+            lib.llama_model_free(self._model)
             raise OSError(f"llama.cpp makes no context of {n_ctx} tokens for {path}")
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(
-            llama_cpp.llama_model_get_vocab(self._model)
-        )
+        self._memory = lib.llama_get_memory(self._context)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
         self._rows(n_rows)
 
     def _rows(self, n_rows: int) -> None:
@@ -135,18 +131,3 @@ class BareLlama:
     def _decode(self, n_rows: int) -> None:
         self._batch.n_tokens = n_rows
         self.decode()
-
-
-class _Quiet:
-    """A log callback that says nothing; kept alive as long as llama.cpp may call it."""
-
-    def __init__(self) -> None:
-        self._callback: Any = None
-
-    def of(self, api: Any) -> Any:
-        if self._callback is None:
-            self._callback = api.llama_log_callback(lambda level, text, data: None)
-        return self._callback
-
-
-_QUIET = _Quiet()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 from hearth_bench.client import Client, Record
 from hearth_bench.endpoint import Endpoint
 from hearth_bench.prompts import Prompt, ServerTokenizer, random_ids, text_of_length
+from hearth_bench.quiet import quiet_collector
 from hearth_bench.work import Work
 
 
@@ -189,16 +187,3 @@ async def run_load(endpoint: Endpoint, work: Work) -> LoadResult:
             )
             await Load(endpoint, warm, model, client).run(PromptSource(warm, tokenizer))
         return await Load(endpoint, work, model, client).run(PromptSource(work, tokenizer))
-
-
-@contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Keep Python's garbage collector out of measured time."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
