@@ -23,9 +23,9 @@ def socket() -> Iterator[str]:
     """The Unix socket of a daemon that is ready."""
     with tempfile.TemporaryDirectory(prefix="hearth") as folder:
         path = str(Path(folder) / "d.sock")
+        flags = ["--model", "m=sim:", "--listen", "127.0.0.1:0", "--state", f"{folder}/state"]
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "hearthd", "--model", "m=sim:", "--listen", "127.0.0.1:0"]
-            + ["--socket", path, "--state", f"{folder}/state"],
+            [sys.executable, "-m", "hearthd", "--socket", path, *flags],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**environment({}), "XDG_CONFIG_HOME": folder},
