@@ -44,6 +44,7 @@ class StateDirectory:
                 raise AlreadyRunning(_whose(path)) from None
             os.ftruncate(lock, 0)
             os.write(lock, f"{os.getpid()}\n".encode())
+            (path / NOTE_NAME).unlink(missing_ok=True)  # of a daemon that was killed
             yield cls(path)
         finally:
             os.close(lock)
