@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hearth_bench.bare import BareLlama
 from hearthd import wire
@@ -71,6 +71,32 @@ class EngineStepper:
         for rid in self._open:
             self.core.cancel(rid)
         self._open = []
+
+    def count_tokens(self, messages: list[dict[str, Any]]) -> int:
+        """Tokens of a chat as its template renders it."""
+        return len(self._intake.encode(wire.Encode(rid=0, messages=messages)).tokens)
+
+    def first_text(self, messages: list[dict[str, Any]]) -> tuple[float, int]:
+        """Seconds from a rendered and tokenized chat to its first text, and the prompt's tokens."""
+        self._n_submitted += 1
+        rid = self._n_submitted
+        arrival = self._intake.submit(
+            wire.Submit(
+                rid=rid,
+                sampling=wire.Sampling(temperature=0.0),
+                messages=messages,
+                max_tokens=4,
+                min_tokens=4,
+                ignore_eos=True,
+            )
+        )
+        began = time.perf_counter()
+        self.core.add(arrival)
+        while not any(delta.text for delta in self.core.step()):
+            pass
+        seconds = time.perf_counter() - began
+        self.core.cancel(rid)
+        return seconds, arrival.request.n_prompt
 
     def close(self) -> None:
         """Free the model."""
