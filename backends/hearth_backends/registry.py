@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import cast
 
 from hearth_backends.base import Backend, LoadedModel
@@ -20,8 +21,13 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise Unsupported(f"no backend is called {name!r}; there are {', '.join(sorted(BACKENDS))}")
     module, _, attribute = BACKENDS[name].partition(":")
+    return cast(Backend, getattr(_module_of(name, module), attribute)())
+
+
+def _module_of(name: str, module: str) -> ModuleType:
+    """A module of a backend; raises Unsupported where a package it needs is missing."""
     try:
-        return cast(Backend, getattr(import_module(module), attribute)())
+        return import_module(module)
     except ImportError as error:
         raise Unsupported(
             f"backend {name} needs a package that is not here ({error.name}): pip install 'hearthd[{name}]'"
@@ -39,7 +45,7 @@ def open_model(path: str) -> LoadedModel:
     if path.startswith("sim:"):
         return cast(LoadedModel, import_module("hearth_backends.sim.model").open_sim(path))
     if path.endswith(".gguf"):
-        return cast(LoadedModel, import_module("hearth_backends.gguf.vocab").open_gguf(path))
+        return cast(LoadedModel, _module_of("gguf", "hearth_backends.gguf.vocab").open_gguf(path))
     raise ModelFileError(f"{path}: not a model that Hearth can read (a .gguf file is)")
 
 

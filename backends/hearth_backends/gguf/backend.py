@@ -24,6 +24,7 @@ from hearth_backends.base import (
     Progress,
     SamplingBatch,
     SamplingParams,
+    SequenceView,
     Stage,
     StageSpec,
     Support,
@@ -45,6 +46,7 @@ from hearth_backends.gguf.memory import estimate_bytes, n_cells, n_outputs, uses
 from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
 from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
+from hearth_backends.kv.cells import CellStore
 from hearth_backends.weights.gguf_file import GgufFile
 from hearth_backends.weights.spec import ModelSpec
 
@@ -80,10 +82,8 @@ class GgufBackend(Backend):
 
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
         """Cells; without a prefix cache where a sliding window makes early tokens unreliable."""
-
-        from hearth_backends.kv.cells import CellStore
-
-        return CellStore(spec.n_seq, spec.kv_tokens, spec.n_ctx)
+        kind = CellStore if shares_prefixes(model, spec.n_ctx) else UnsharedCells
+        return kind(spec.n_seq, spec.kv_tokens, spec.n_ctx)
 
     def load(
         self,
@@ -109,6 +109,18 @@ class GgufBackend(Backend):
             raise
         progress(1.0)
         return stage
+
+
+class UnsharedCells(CellStore):
+    """Cells of which no sequence takes over another's: llama.cpp reuses those that left a sliding window."""
+
+    def match(self, seq: SequenceView, limit: int | None = None) -> int:
+        """Nothing is cached."""
+        return super().match(seq, 0)
+
+    def release(self, seq: SequenceView, keep_cached: bool = True) -> None:
+        """See KVStore."""
+        super().release(seq, keep_cached=False)
 
 
 def _capabilities(model: ModelSpec, spec: StageSpec) -> Capabilities:
@@ -165,12 +177,7 @@ def _load_whole(model: ModelSpec, path: Path, spec: StageSpec, progress: Progres
 
 
 def _load_range(model: ModelSpec, path: Path, spec: StageSpec, progress: Progress) -> Parts:
-    file = GgufFile(path)
-    if file.spec.digest != model.digest:
-        raise ModelFileError(f"{path}: the file has changed since it was described")
-    with sliced_file(file, spec) as slice_path:
-        # Without a mapping the slice's own pages are freed when its file is closed.
-        loaded = Model(slice_path, name=str(path), mmap=False, progress=progress)
+    loaded = _load_slice(model, path, spec, progress)
     readout = None if spec.head else _readout(model, spec)
     on_node = readout.on_node if isinstance(readout, NodeReadout) else None
     try:
@@ -185,10 +192,19 @@ def _load_range(model: ModelSpec, path: Path, spec: StageSpec, progress: Progres
         context,
         BatchBuffers(spec.n_rows, model.d_model),
         model.digest,
-        _embedder(file) if spec.embed else None,
+        _embedder(GgufFile(path)) if spec.embed else None,
         readout,
         vector_divisor(model),
     )
+
+
+def _load_slice(model: ModelSpec, path: Path, spec: StageSpec, progress: Progress) -> Model:
+    """The layers of a stage; no page of the whole file or of the slice stays mapped."""
+    file = GgufFile(path)
+    if file.spec.digest != model.digest:
+        raise ModelFileError(f"{path}: the file has changed since it was described")
+    with sliced_file(file, spec) as slice_path:
+        return Model(slice_path, name=str(path), mmap=False, progress=progress)
 
 
 def _readout(model: ModelSpec, spec: StageSpec) -> HiddenReadout:

@@ -30,7 +30,11 @@ def n_outputs(spec: StageSpec) -> int:
 
 
 def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
-    """Weights, key-value memory and compute buffers of a stage on the CPU."""
+    """Weights, key-value memory and compute buffers of a stage on the CPU.
+
+    Of a whole model the weights stay mapped; types that llama.cpp repacks (Q4_0) are copied besides, and
+    the pages they came from can be reclaimed: they are not counted.
+    """
     return Bytes(_weights(model, spec), _kv(model, spec), _workspace(model, spec))
 
 
@@ -64,20 +68,22 @@ def _kv(model: ModelSpec, spec: StageSpec) -> int:
 
 
 def _workspace(model: ModelSpec, spec: StageSpec) -> int:
-    """Compute buffers, results, the vocabulary and graphs; the constants were measured."""
-    n_vocab = model.n_vocab if spec.head else 1
-    widest = max(model.d_ff * 2, model.d_model + 2 * model.n_heads * model.head_dim)
-    activations = spec.n_rows * (4 * model.d_model + widest) * 4
-    mask = spec.n_rows * n_cells(spec) * 6  # float32 as written, float16 as read
-    scores = 0
-    if not uses_flash_attention(spec):
-        scores = spec.n_rows * n_cells(spec) * model.n_heads * 4
-    logits = 2 * n_outputs(spec) * n_vocab * 4
-    vocabulary = 256 * n_vocab if is_whole(model, spec) else 0
-    return activations + mask + scores + logits + vocabulary + GRAPH_BYTES
+    """Compute buffer, results, vocabulary and graphs, fitted to what llama.cpp reports and takes.
+
+    The mask lasts through a step; logits and a layer's intermediate values take turns.
+    """
+    flash = uses_flash_attention(spec)
+    mask = spec.n_rows * n_cells(spec) * (2 if flash else 4)
+    layer = spec.n_rows * (10 * model.d_model + 2 * model.d_ff) * 4
+    if not flash:
+        layer += spec.n_rows * n_cells(spec) * model.n_heads * 4
+    logits = n_outputs(spec) * (model.n_vocab if spec.head else 1) * 4
+    vocabulary = VOCABULARY_BYTES * model.n_vocab if is_whole(model, spec) else 0
+    return mask + max(layer, logits) + logits + vocabulary + GRAPH_BYTES
 
 
 GRAPH_BYTES = 8 << 20
+VOCABULARY_BYTES = 200  # of one token in llama.cpp's tables
 
 
 def _n_bytes(model: ModelSpec, name: str) -> int:
