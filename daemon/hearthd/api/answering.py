@@ -104,7 +104,7 @@ class Answer:
                     await events.send([self._reply.last_chunk(self._usage.total())])
                 await events.done()
             except ConnectionResetError:
-                log.debug("the client has gone", extra={"request_id": self._request[REQUEST_ID]})
+                log.debug("the client has gone")
             except Exception as error:
                 if not events.started:
                     raise
@@ -130,7 +130,7 @@ class Answer:
         try:
             await events.fail(as_hearth_error(error, self._request))
         except ConnectionResetError:
-            log.debug("the client has gone", extra={"request_id": self._request[REQUEST_ID]})
+            log.debug("the client has gone")
 
     def _begin(self) -> None:
         info = self._fanout.info

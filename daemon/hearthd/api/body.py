@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from hearthd.api.envelope import REQUEST_ID
 from hearthd.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -33,10 +32,14 @@ _WORDS = {
 
 async def read(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:
     """The body as a struct; raises InvalidRequest. Whatever the content type says, it is JSON."""
-    data = await request.read()
+    try:
+        data = await request.read()
+    except web.RequestPayloadError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InvalidRequest(f"The body cannot be read: {reason}", code="invalid_body") from error
     asked = decode(data, decoder)
     if log.isEnabledFor(logging.DEBUG):
-        _tell_ignored(data, type(asked), request.get(REQUEST_ID, ""))
+        _tell_ignored(data, type(asked))
     return asked
 
 
@@ -90,10 +93,10 @@ def _word(match: re.Match[str]) -> str:
     return _WORDS.get(match[1], match[1])
 
 
-def _tell_ignored(data: bytes, kind: type[msgspec.Struct], request_id: str) -> None:
+def _tell_ignored(data: bytes, kind: type[msgspec.Struct]) -> None:
     """Name the fields nobody reads: real clients send many, so they are no error."""
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
     sent: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     ignored = sorted(set(sent) - known)
     if ignored:
-        log.debug("fields ignored: %s", ", ".join(ignored), extra={"request_id": request_id})
+        log.debug("fields ignored: %s", ", ".join(ignored))

@@ -40,9 +40,12 @@ def envelope(error: HearthError) -> ErrorEnvelope:
     return ErrorEnvelope(ErrorBody(error.message, error.type, error.param, error.code))
 
 
-def error_response(error: HearthError) -> web.Response:
+def error_response(error: Exception, request: web.Request) -> web.Response:
     """An error as a whole answer, with Retry-After where it passes by itself."""
     headers = {}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers["Allow"] = error.headers["Allow"]
+    error = as_hearth_error(error, request)
     seconds = error.retry_after_seconds
     if seconds is None and error.code in _PASSING:
         seconds = _LATER_SECONDS
@@ -57,14 +60,8 @@ def as_hearth_error(error: Exception, request: web.Request) -> HearthError:
         return error
     if isinstance(error, web.HTTPException):
         return _of_http(error, request)
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
     request_id = request.get(REQUEST_ID, "")
-    log.error(
-        "%s %s failed",
-        request.method,
-        request.path,
-        exc_info=error,
-        extra={"request_id": request_id},
-    )
     return HearthError(f"Something failed inside hearthd; its log has more under {request_id}")
 
 

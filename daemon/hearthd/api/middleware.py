@@ -9,7 +9,8 @@ import secrets
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from hearthd.api.envelope import REQUEST_ID, as_hearth_error, error_response
+from hearthd import log
+from hearthd.api.envelope import REQUEST_ID, error_response
 from hearthd.api.keys import METRICS
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
@@ -32,7 +33,9 @@ async def name_answer(request: web.BaseRequest, response: web.StreamResponse) ->
 @web.middleware
 async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id, count its answer, and turn errors into the envelope."""
-    request[REQUEST_ID] = request_id_of(request.headers.get("X-Request-Id"))
+    request_id = request_id_of(request.headers.get("X-Request-Id"))
+    request[REQUEST_ID] = request_id
+    log.request_id.set(request_id)
     status = _CLIENT_GONE
     try:
         response = await _answer(request, handler)
@@ -48,7 +51,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        return error_response(as_hearth_error(error, request))
+        return error_response(error, request)
 
 
 def _route_of(request: web.Request) -> str:
