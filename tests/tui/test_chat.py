@@ -61,7 +61,15 @@ class ScriptedScreen(Screen):
 
 
 class InterruptingScreen(ScriptedScreen):
-    """A user who presses Ctrl-C at the first text of every answer."""
+    """A user who presses Ctrl-C at the first text of every answer, and sees to it that it counts."""
+
+    def __init__(self, box: FakeBox, *lines: str | type[KeyboardInterrupt]) -> None:
+        super().__init__(*lines)
+        self._box = box
+
+    def notice(self, text: str) -> None:
+        super().notice(text)
+        assert self._box.cancelled.wait(5)  # before anything else is asked, or the chat is left
 
     @contextmanager
     def answering(self, waiting_for: str) -> Iterator[TextOutput]:
@@ -174,16 +182,17 @@ def test_after_an_error_the_chat_goes_on_without_that_question(box: FakeBox) -> 
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_heard(box: FakeBox) -> None:
     box.endless = True
-    screen = InterruptingScreen("one", "two")
+    screen = InterruptingScreen(box, "one", "two")
     assert chat(box, screen) == 0
-    assert box.cancelled.wait(5)
     assert asked(box, 1) == [("user", "one"), ("assistant", "Hello"), ("user", "two")]
 
 
 def test_a_second_ctrl_c_leaves(box: FakeBox) -> None:
     ctrl_c = KeyboardInterrupt
+    box.endless = True
     assert chat(box, ScriptedScreen(ctrl_c, ctrl_c, "never said")) == 130
-    assert chat(box, InterruptingScreen("one", ctrl_c, "never said")) == 130
+    assert chat(box, InterruptingScreen(box, "one", ctrl_c, "never said")) == 130
+    box.endless = False
     assert chat(box, ScriptedScreen(ctrl_c, "/stats", ctrl_c, "said")) == 0
     assert [asked(box, i)[-1] for i in range(len(box.requests))] == [
         ("user", "one"),
