@@ -2,6 +2,7 @@
 
 HearthError                      status  code
 ├── ConfigError                  -       config_error       (exit code 2, before anything listens)
+├── AlreadyRunning               -       already_running    (exit code 1, before anything listens)
 ├── InvalidRequest               400     invalid_value, or the code it is given
 │   └── ContextLengthExceeded    400     context_length_exceeded
 ├── Forbidden                    403     forbidden
@@ -51,6 +52,12 @@ class ConfigError(HearthError):
     """The configuration cannot be used; the message names file, key and nearest match."""
 
     code = "config_error"
+
+
+class AlreadyRunning(HearthError):
+    """Another daemon has what this one wants."""
+
+    code = "already_running"
 
 
 class InvalidRequest(HearthError):

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hearthd.config.parse import split_address
-from hearthd.errors import ConfigError
-from hearthd.state import AlreadyRunning
+from hearthd.errors import AlreadyRunning, ConfigError
 
 BACKLOG = 512
 SOCKET_MODE = 0o660

@@ -10,16 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from hearthd.errors import ConfigError, HearthError
+from hearthd.errors import AlreadyRunning, ConfigError
 
 LOCK_NAME = "hearthd.lock"
 NOTE_NAME = "hearthd.json"
-
-
-class AlreadyRunning(HearthError):
-    """Another daemon has what this one wants."""
-
-    code = "already_running"
 
 
 class StateDirectory:

@@ -53,15 +53,16 @@ async def test_a_stubborn_engine_is_killed_in_the_end(start: Start) -> None:
     await rig.until_state("ready")
     began = time.monotonic()
     await rig.serving.stop()
-    assert 0.4 < time.monotonic() - began < 3.0
+    assert 0.4 < time.monotonic() - began < 5.0
 
 
 async def test_a_load_is_not_waited_for_when_stopping(start: Start) -> None:
-    rig = start({"m": ModelConfig(path="never")}, scripted=True)
+    patience = Patience(stop_seconds=30.0)
+    rig = start({"m": ModelConfig(path="never")}, patience=patience, scripted=True)
     await rig.until(lambda status: status.phase == "loading")
     began = time.monotonic()
     await rig.serving.stop()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10.0
 
 
 async def test_stopping_right_after_the_start_leaves_nothing(start: Start) -> None:
@@ -84,3 +85,11 @@ def _alive(pid: int | None) -> bool:
     import psutil
 
     return pid is not None and psutil.pid_exists(pid)
+
+
+async def test_a_supervisor_that_fails_fails_the_model(start: Start) -> None:
+    """A frame that cannot be written stands for whatever nobody thought of."""
+    rig = start({"m": ModelConfig(path="mute", options={"x": object()})}, scripted=True)
+    with pytest.raises(ModelFailed, match="could not keep its engine"):
+        await read(rig.ask())
+    assert rig.ledger.leases == ()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from dataclasses import dataclass, field
 
 import psutil
 
+from hearthd.errors import HearthError
 from hearthd.placement.ledger import Ledger
 from hearthd.serving.deployments import Deployment, Revision
 from hearthd.serving.process import EngineCommand, EngineProcess, engine_command
@@ -48,7 +50,7 @@ class Supervisor:
             task = asyncio.create_task(
                 self._keep(replica, revision), name=f"engine of {deployment.name}"
             )
-            task.add_done_callback(_tell_crash)
+            task.add_done_callback(functools.partial(_tell_crash, replica))
             self._keepers[replica] = task
         if self._sampler is None:
             self._sampler = asyncio.create_task(self._sample_memory(), name="engine memory")
@@ -123,8 +125,9 @@ def _resident_bytes(pid: int) -> int | None:
         return None
 
 
-def _tell_crash(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.critical(
-            "%s: the task that keeps it has failed", task.get_name(), exc_info=task.exception()
-        )
+def _tell_crash(replica: Replica, task: asyncio.Task[None]) -> None:
+    """Nobody waits for a replica that no task keeps."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    log.critical("%s: the task that keeps it has failed", task.get_name(), exc_info=error)
+    replica.give_up(HearthError.code, f"hearthd could not keep its engine: {error}")
