@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from tests.support.expected import END_IDS, expected, expected_logprobs
-from tests.support.rig import Answer, Rig
+from engine_rig import Answer, Rig
+from sim_oracle import END_IDS, expected, expected_logprobs
 
 from hearthd import wire
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from engine_rig import Answer, Rig
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from tests.support.expected import ScriptedDrafter, expected
-from tests.support.rig import Answer, Rig
+from sim_oracle import ScriptedDrafter, expected
 
 from hearthd import wire
+from hearthd.engine import policy
 
 PATH = "sim:layers=2,context=256"
 KV_TOKENS = 160
@@ -102,17 +103,20 @@ def asks(draw: st.DrawFn) -> Ask:
         ignore_eos=draw(st.booleans()),
         n_emitted=draw(st.sampled_from([0, 0, 0, 3, 17])),
         priority=draw(st.sampled_from([0, 0, 0, 1, -1])),
-        arrival=draw(st.integers(0, 25)),
+        arrival=draw(st.integers(0, 12)),
         gone=draw(st.sampled_from([None, None, None, 1, 4, 11])),
     )
+
+
+def crowds(most: int) -> st.SearchStrategy[list[Ask]]:
+    """Up to `most` requests, as often many as few."""
+    return st.integers(1, most).flatmap(lambda n: st.lists(asks(), min_size=n, max_size=n))
 
 
 def play(world: World, requests: list[Ask]) -> None:
     """Run requests through an engine and compare all that they get."""
     outputs = {rid: ask.expected() for rid, ask in enumerate(requests, 1)}
-    drafter = None
-    if world.wrong_every is not None:
-        drafter = ScriptedDrafter(outputs, world.wrong_every)
+    drafter = ScriptedDrafter(outputs, world.wrong_every or 0)
     with Rig(
         world.path,
         n_stages=world.n_stages,
@@ -120,8 +124,9 @@ def play(world: World, requests: list[Ask]) -> None:
         step_tokens=world.step_tokens,
         kv_tokens=world.kv_tokens,
         context=128 + 32,
-        drafter=drafter,
     ) as rig:
+        if world.wrong_every is not None and not policy.draft_refusal(rig.core.pipeline.caps):
+            rig.core.scheduler.draft_with(drafter)
         _drive(rig, requests, outputs)
         for rid, ask in enumerate(requests, 1):
             if ask.gone is None:
@@ -130,7 +135,7 @@ def play(world: World, requests: list[Ask]) -> None:
         if "every" not in world.path:
             assert not rig.core.counters.n_step_failures
         event(f"preempted: {rig.core.scheduler.n_preemptions > 0}")
-        event(f"drafted: {drafter is not None and drafter.n_proposed > 0}")
+        event(f"drafted: {drafter.n_proposed > 0}")
         event(f"cached: {rig.core.counters.n_cached_tokens > 0}")
 
 
@@ -172,7 +177,7 @@ def check(answer: Answer, ask: Ask, output: list[int]) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(), st.lists(asks(), min_size=1, max_size=6))
+@given(worlds(), crowds(7))
 def test_every_request_gets_the_tokens_of_the_oracle(world: World, requests: list[Ask]) -> None:
     play(world, requests)
 
@@ -180,7 +185,7 @@ def test_every_request_gets_the_tokens_of_the_oracle(world: World, requests: lis
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(), st.lists(asks(), min_size=1, max_size=12))
+@given(worlds(), crowds(12))
 def test_every_request_gets_the_tokens_of_the_oracle_at_length(
     world: World, requests: list[Ask]
 ) -> None:

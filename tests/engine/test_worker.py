@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.support.engine_process import EngineProcess
-from tests.support.expected import expected
+from engine_process import EngineProcess
+from sim_oracle import expected
 
 from hearthd import wire
 

@@ -69,7 +69,7 @@ class SimBackend(Backend):
         options = parse_options(model.name)
         match options.variant:
             case "blocks":
-                return PagedStore(spec.n_seq, spec.kv_tokens // BLOCK_TOKENS, spec.n_ctx)
+                return PagedStore(spec.n_seq, _n_blocks(spec), spec.n_ctx)
             case "slots":
                 return SlotStore(spec.n_seq, spec.n_ctx)
             case "cells":
@@ -112,10 +112,15 @@ def _capabilities(options: SimOptions) -> Capabilities:
     )
 
 
+def _n_blocks(spec: StageSpec) -> int:
+    """Blocks of a paged stage, the null block among them."""
+    return spec.kv_tokens // BLOCK_TOKENS + 1
+
+
 def _memory(options: SimOptions, spec: StageSpec) -> Memory:
     match options.variant:
         case "blocks":
-            return BlockMemory(spec, spec.kv_tokens // BLOCK_TOKENS)
+            return BlockMemory(spec, _n_blocks(spec))
         case "slots":
             return SlotMemory(spec)
         case "cells":

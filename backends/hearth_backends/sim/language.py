@@ -166,8 +166,12 @@ def oracle(
     *,
     end_ids: frozenset[int] = frozenset((IM_END, END_OF_TEXT)),
     min_output: int = 0,
+    mask: NDArray[np.uint32] | None = None,
 ) -> list[int]:
-    """The n tokens at most that a request must get for a prompt, its end token included."""
+    """The n tokens at most that a request must get for a prompt, its end token included.
+
+    `mask` [1, ceil(n_vocab / 32)]: the tokens that are allowed, at every position.
+    """
     output: list[int] = []
     history = list(tokens)
     while len(output) < n:
@@ -179,6 +183,7 @@ def oracle(
             history=(history,),
             n_prompt=(len(tokens),),
             banned=(banned,),
+            mask=mask,
         )
         token = int(sample(_next_logits(language, history), batch).tokens[0])
         output.append(token)

@@ -154,7 +154,7 @@ class SimStage(Stage):
         position, token = self._last.get(group.placement.row, (-1, -1))
         if not self.caps.async_depth or position != group.start:
             raise BackendError(f"row {group.placement.row} has no sample for {group.start}")
-        return token
+        return max(token, 0)  # a row that allowed no token is given up when it is known
 
     def _head(self, batch: Batch, groups: list[Group], states: U64) -> Sampled:
         if batch.sampling is None:

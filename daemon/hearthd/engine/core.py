@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hearth_backends.base import KVStore, LoadedModel, Sampled
 from hearth_backends.errors import BackendError, CapacityError, StepError
+from hearth_backends.sampling import NO_TOKEN
 from hearthd import wire
 from hearthd.engine.batching import BatchBuilder
 from hearthd.engine.intake import Arrival
@@ -130,7 +131,9 @@ class EngineCore:
             n_scored, n_sampled = plan.scored[i], plan.samples[i] * (1 + plan.drafts[i])
             tokens = gained[i]
             output = self._outputs.get(request.id)
-            if output is not None and (tokens or n_scored):
+            if output is not None and tokens and tokens[-1] == NO_TOKEN:
+                deltas.append(self._give_up(request, "no_token", _NO_TOKEN_LEFT))
+            elif output is not None and (tokens or n_scored):
                 if n_scored:
                     self._score(output, request, sampled, row, n_scored)
                 self.counters.n_output_tokens += len(tokens)
@@ -245,4 +248,5 @@ class EngineCore:
             self._after_step(outcome)
 
 
+_NO_TOKEN_LEFT = "the model's logits, or what masks them, leave no token to choose"
 _NO_ROOM_EVER = "the request needs more key-value memory than this model was given"

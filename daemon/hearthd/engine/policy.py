@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hearth_backends.base import Capabilities
 from hearthd.engine.request import Request
 
 
@@ -21,3 +22,12 @@ def victim(running: Iterable[Request]) -> Request | None:
 def admission_margin_tokens(n_running: int, block_tokens: int) -> int:
     """Room left beside a new prompt, so that running requests do not have to preempt it at once."""
     return n_running * block_tokens
+
+
+def draft_refusal(caps: Capabilities) -> str | None:
+    """Why stages cannot take guesses, in words; None where they can."""
+    if caps.rollback != "any":
+        return "drafting needs memory that can step back by a token; this model's states cannot"
+    if not (caps.mixed and caps.ragged):
+        return "drafting needs sequences with different numbers of rows in one step"
+    return None

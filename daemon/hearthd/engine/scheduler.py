@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Reservation, Want
+from hearth_backends.errors import Unsupported
 from hearthd.engine import policy
 from hearthd.engine.request import Request, RequestState
 from hearthd.engine.step import StepPlan
@@ -84,7 +85,6 @@ class Scheduler:
         n_seq: int,
         step_tokens: int,
         n_batches: int = 1,
-        drafter: Drafter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`n_batches`: steps with different requests that a pipeline keeps in flight."""
@@ -95,7 +95,7 @@ class Scheduler:
         self.max_wants = caps.max_wants or self.step_tokens
         self.mixed = caps.mixed and caps.ragged
         self.n_batches = n_batches
-        self.drafter = drafter
+        self.drafter: Drafter | None = None
         self.clock = clock
         self.running: list[Request] = []
         self.waiting: list[Request] = []  # sorted by policy.rank
@@ -103,9 +103,16 @@ class Scheduler:
         self._n_added = 0
         self._held_back = False  # a step preempted: admit nobody before one has been committed
         self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
-        self._prompts_turn = False  # unmixed stages alternate between prompts and decoding
+        self._prompts_turn = False  # where they do not fit one step, prompts and decoding alternate
         self._n_decoded = 0  # rows of decoding so far: where the turn is when not all fit a step
         self._n_plans = 0  # in flight
+
+    def draft_with(self, drafter: Drafter) -> None:
+        """Let a drafter guess from now on; raises Unsupported where the stages cannot take guesses."""
+        refusal = policy.draft_refusal(self.caps)
+        if refusal is not None:
+            raise Unsupported(refusal)
+        self.drafter = drafter
 
     # --- arrivals and departures ---------------------------------------------------------------
 
@@ -155,10 +162,14 @@ class Scheduler:
         """Pick work for one step; the second list holds requests that were waiting until now."""
         selection = _Selection(self.step_tokens, self.max_wants)
         decoding, prompts = self._ready()
+        self._prompts_turn = not self._prompts_turn
+        if self.mixed and self._prompts_turn and len(decoding) >= self.max_wants:
+            admitted = self._pick_prompts(selection, prompts)  # else nothing is ever left for them
+            self._pick_decoding(selection, decoding)
+            return selection, admitted
         if self.mixed:
             self._pick_decoding(selection, decoding)
             return selection, self._pick_prompts(selection, prompts)
-        self._prompts_turn = not self._prompts_turn
         if not self._prompts_turn:
             self._pick_decoding(selection, decoding)
         admitted = [] if selection.requests else self._pick_prompts(selection, prompts)
@@ -174,7 +185,8 @@ class Scheduler:
         for request in self.running:
             n_started = request.n_computed
             if request.n_inflight:
-                if not overlaps or request.needs_host_token:
+                waits = request.n_unknown and (request.needs_host_token or self.drafter)
+                if waits or not overlaps:
                     continue
                 n_started += request.n_inflight
             n_todo = len(request.tokens) + request.n_unknown - n_started
@@ -185,7 +197,8 @@ class Scheduler:
         return decoding, prompts
 
     def _pick_decoding(self, selection: _Selection, decoding: list[Request]) -> None:
-        most = min(-(-len(self.running) // self.n_batches), selection.wants_left)
+        most = -(-len(self.running) // self.n_batches)
+        most = min(most, selection.wants_left, selection.rows_left)
         if len(decoding) > most:
             first = self._n_decoded % len(decoding)
             decoding = decoding[first:] + decoding[:first]
@@ -213,7 +226,7 @@ class Scheduler:
         request.draft = []
         if self.drafter is None or request.n_unknown or limit < 1:
             return 0
-        if not self.mixed or self.caps.rollback != "any" or self._is_full(selection):
+        if self._is_full(selection):
             return 0
         request.draft = list(self.drafter.propose(request, limit))[:limit]
         return len(request.draft)
@@ -432,8 +445,8 @@ class Scheduler:
             request.n_inflight -= plan.counts[i]
             request.n_unknown -= plan.samples[i]
             request.draft = []
-            if self.caps.rollback != "any" and request.state is RequestState.RUNNING:
-                request.n_computed = self.store.committed(request)
+            if request.state is RequestState.RUNNING:
+                request.n_computed = self.store.committed(request)  # states go back further
         self._retire(plan)
 
     def _retire(self, plan: StepPlan) -> None:

@@ -75,7 +75,8 @@ class Rig:
         self.model = self.plan.model
         stages = [wrap(_load(stage, self.plan, clock)) for stage in self.plan.stages]
         self.core = assemble(self.plan, stages, load.step_tokens)
-        self.core.scheduler.drafter = drafter
+        if drafter is not None:
+            self.core.scheduler.draft_with(drafter)
         if clock is not None:
             self.core.scheduler.clock = clock
         self.intake = Intake(self.model, context=self.plan.room.context)

@@ -1,0 +1,250 @@
+"""What every backend is asked to do; a feature is a function that fails, passes or is refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sim_oracle
+from by_hand import export_after_prompt, restore_and_decode
+from shells import Flaky, Masking, Starving, mask_of
+from sim_oracle import ScriptedDrafter
+from subjects import GREEDY, Ask, Subject
+
+from hearth_backends.base import Bytes, Lease
+from hearthd import wire
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the matrix."""
+
+    name: str
+    promise: str
+    run: Callable[[Subject], None]
+
+
+FEATURES: list[Feature] = []
+
+
+def feature(promise: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Make a function a column, under its own name."""
+
+    def register(run: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        FEATURES.append(Feature(run.__name__, promise, run))
+        return run
+
+    return register
+
+
+def _various(subject: Subject, n: int) -> list[Ask]:
+    """Requests that differ in length and sampling."""
+    samplings = [GREEDY, wire.Sampling(temperature=1.0, seed=5, top_k=20), GREEDY]
+    return [
+        subject.ask(seed, n_prompt=5 + 17 * (seed % 5), sampling=samplings[seed % 3])
+        for seed in range(n)
+    ]
+
+
+def _run_all(subject: Subject, asks: list[Ask], **options: object) -> None:
+    """All at once in one engine; each gets what it gets alone."""
+    with subject.rig(**options) as rig:
+        rids = [subject.submit(rig, ask) for ask in asks]
+        rig.run()
+        for rid, ask in zip(rids, asks, strict=True):
+            subject.check(rig.answers[rid], ask)
+        rig.assert_nothing_leaked()
+
+
+@feature("requests side by side get what each gets alone")
+def streams(subject: Subject) -> None:
+    _run_all(subject, _various(subject, 8), concurrency=8)
+
+
+@feature("a prompt in chunks of any size gives the same output")
+def chunks(subject: Subject) -> None:
+    ask = subject.ask(3, n_prompt=61)
+    for step_tokens in (1, 7, 16, 60):
+        _run_all(subject, [ask], concurrency=1, step_tokens=step_tokens)
+
+
+@feature("requests that come later change nothing for those that run")
+def late_joins(subject: Subject) -> None:
+    asks = _various(subject, 5)
+    with subject.rig() as rig:
+        rids = []
+        for ask in asks:
+            rids.append(subject.submit(rig, ask))
+            for _ in range(3):
+                rig.step()
+        rig.run()
+        for rid, ask in zip(rids, asks, strict=True):
+            subject.check(rig.answers[rid], ask)
+
+
+@feature(
+    "a prefix computed for one request is used by others, running or gone, with the same output"
+)
+def shared_prefixes(subject: Subject) -> None:
+    first = subject.ask(4, n_prompt=64, max_tokens=20)
+    tails = [replace(first, prompt=first.prompt + subject.prompt(seed, 9)) for seed in range(3)]
+    with subject.rig(concurrency=4, kv_tokens=1024) as rig:
+        asks = [first, *tails, *tails, first]
+        rids = [subject.submit(rig, first)]
+        for _ in range(6):
+            rig.step()
+        rids += [subject.submit(rig, ask) for ask in tails]
+        rig.run()
+        rids += [subject.submit(rig, ask) for ask in asks[4:]]
+        rig.run()
+        for rid, ask in zip(rids, asks, strict=True):
+            subject.check(rig.answers[rid], ask)
+        cached = [usage.n_cached for rid in rids if (usage := rig.answers[rid].usage)]
+        assert cached[0] == 0
+        assert min(cached[4:]) >= 32
+        rig.assert_nothing_leaked()
+
+
+@feature("guesses that are wrong are taken back, those that are right save steps")
+def drafts(subject: Subject) -> None:
+    asks = [subject.ask(seed, max_tokens=24) for seed in range(3)]
+    outputs = {rid: subject.expect(ask) for rid, ask in enumerate(asks, 1)}
+    n_steps = {}
+    for wrong_every in (0, 1, 3):
+        drafter = ScriptedDrafter(outputs, wrong_every)
+        with subject.rig(drafter=drafter) as rig:
+            rids = [subject.submit(rig, ask) for ask in asks]
+            rig.run()
+            for rid, ask in zip(rids, asks, strict=True):
+                subject.check(rig.answers[rid], ask)
+            rig.assert_nothing_leaked()
+            n_steps[wrong_every] = rig.n_steps
+        assert drafter.n_proposed
+    assert n_steps[0] * 2 < n_steps[1]
+
+
+@feature("requests that do not fit together are preempted and go on where they were")
+def preemption(subject: Subject) -> None:
+    asks = [subject.ask(seed, n_prompt=30, max_tokens=40) for seed in range(4)]
+    wrap = partial(Starving, every=9)
+    with subject.rig(context=96, kv_tokens=160, wrap=wrap) as rig:
+        rids = [subject.submit(rig, ask) for ask in asks]
+        rig.run()
+        for rid, ask in zip(rids, asks, strict=True):
+            subject.check(rig.answers[rid], ask)
+        assert rig.core.scheduler.n_preemptions
+        rig.assert_nothing_leaked()
+
+
+@feature("a mask decides what may be sampled")
+def masks(subject: Subject) -> None:
+    allowed = tuple(b"xyz01")
+    asks = [
+        subject.ask(1, allowed=allowed),
+        subject.ask(2, allowed=allowed, sampling=wire.Sampling(temperature=1.0, seed=9)),
+    ]
+    with subject.rig() as rig:
+        n_vocab = rig.model.spec.n_vocab
+    with subject.rig(wrap=partial(Masking, mask=mask_of(allowed, n_vocab))) as rig:
+        rids = [subject.submit(rig, ask) for ask in asks]
+        rig.run()
+        for rid, ask in zip(rids, asks, strict=True):
+            assert set(rig.answers[rid].output) <= set(allowed)
+            subject.check(rig.answers[rid], ask)
+
+
+@feature("repetition, presence and frequency penalties and biases count what the request has said")
+def penalties(subject: Subject) -> None:
+    samplings = [
+        wire.Sampling(temperature=0.0, repetition_penalty=1.5),
+        wire.Sampling(temperature=0.0, presence_penalty=2.0, frequency_penalty=1.0),
+        wire.Sampling(temperature=0.0, logit_bias=[(ord("e"), 3.0), (ord(" "), -100.0)]),
+        wire.Sampling(temperature=0.7, seed=3, repetition_penalty=1.2, presence_penalty=0.5),
+    ]
+    asks = [subject.ask(i, sampling=sampling) for i, sampling in enumerate(samplings)]
+    _run_all(subject, asks)
+    _run_all(subject, asks, wrap=partial(Starving, every=7))
+    assert ord(" ") not in subject.expect(asks[2])
+
+
+@feature("log-probabilities of output and prompt are those of the model, whatever the chunks")
+def logprobs(subject: Subject) -> None:
+    ask = subject.ask(6, sampling=wire.Sampling(temperature=0.0, n_logprobs=3))
+    with subject.rig() as rig:
+        said = rig.answers[subject.submit(rig, ask)]
+        other = subject.ask(7)
+        rid = subject.submit(rig, other)
+        rig.run()
+        subject.check(rig.answers[rid], other)
+    text = [*ask.prompt, *said.output]
+    with subject.rig(step_tokens=16) as rig:
+        scores = rig.answer(text, max_tokens=0, echo=True, prompt_logprobs=3).logprobs
+    assert [entry.token for entry in scores] == text
+    for generated, scored in zip(said.logprobs, scores[len(ask.prompt) :], strict=True):
+        assert generated.token == scored.token
+        assert generated.logprob == pytest.approx(scored.logprob, abs=2e-3)
+        assert generated.top[0][0] == generated.token
+        assert [p for _, _, p in generated.top] == pytest.approx(
+            [p for _, _, p in scored.top], abs=2e-3
+        )
+    if subject.path.startswith("sim:"):
+        exact = sim_oracle.expected_logprobs(subject.path, text)
+        values = exact[np.arange(len(text) - 1), text[1:]]
+        assert [entry.logprob for entry in scores[1:]] == pytest.approx(values.tolist(), abs=1e-4)
+
+
+@feature("a LoRA adapter applies to the requests that name it")
+def adapters(subject: Subject) -> None:
+    with subject.rig() as rig:
+        lease = Lease(1, "cpu:0", Bytes(0, 0, 0))
+        rig.core.pipeline.stages[0].load_adapter(1, Path("adapter.gguf"), lease)
+
+
+@feature("a request whose client has gone is gone within a step, and disturbs nobody")
+def cancel(subject: Subject) -> None:
+    asks = [subject.ask(seed, max_tokens=20) for seed in range(6)]
+    with subject.rig(concurrency=4) as rig:
+        rids = [subject.submit(rig, ask) for ask in asks]
+        for step in range(6):
+            rig.step()
+            if step % 2:
+                rig.cancel(rids[step])
+        rig.run()
+        for i in (0, 2, 4):
+            subject.check(rig.answers[rids[i]], asks[i])
+        rig.assert_nothing_leaked()
+        last = subject.submit(rig, replace(asks[0], max_tokens=100))
+        rig.step()
+        rig.cancel(last)
+        rig.step()
+        rig.assert_nothing_leaked()
+
+
+@feature("steps that fail are repeated, with the same output")
+def failures(subject: Subject) -> None:
+    # stages that fail often, and each in its turn, fail one step more often than it is repeated
+    for every in (2, 3, 5) if subject.n_stages == 1 else (5, 7):
+        _run_all(subject, _various(subject, 5), wrap=partial(Flaky, every=every))
+
+
+@feature("memory exported from one engine goes on in another")
+def export(subject: Subject) -> None:
+    ask = subject.ask(8, n_prompt=37)
+    with subject.rig() as rig:
+        blobs, first = export_after_prompt(rig, ask.prompt)
+    with subject.rig() as rig:
+        output = [first, *restore_and_decode(rig, [*ask.prompt, first], blobs, n=4)]
+    assert output == subject.expect(ask)[:5]
+
+
+@feature("a shortest output, a longest one, and ends that are not to count")
+def limits(subject: Subject) -> None:
+    ends = [subject.ask(seed, max_tokens=60, ignore_eos=False) for seed in range(4)]
+    _run_all(subject, ends, context=128)
+    _run_all(subject, [replace(ask, min_tokens=50) for ask in ends], context=128)
+    assert all(len(subject.expect(replace(ask, min_tokens=50))) >= 50 for ask in ends)
+    _run_all(subject, [replace(ask, ignore_eos=True) for ask in ends], context=128)

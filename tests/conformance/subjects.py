@@ -1,0 +1,176 @@
+"""The backends under test, each in every way it can be run; a new backend is one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import sim_oracle
+from engine_rig import Answer, Rig
+from shells import Masking, mask_of
+
+import hearth_backends
+from hearth_backends.base import Stage
+from hearth_backends.registry import open_model
+from hearth_backends.sim.language import oracle
+from hearthd import wire
+
+CANARY = Path(hearth_backends.__file__).parent / "canary" / "canary.gguf"
+SURE = 1e-3
+"""Two best log-probabilities this far apart keep their order whoever shares the batch."""
+
+GREEDY = wire.Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request of the suite."""
+
+    prompt: tuple[int, ...]
+    sampling: wire.Sampling = GREEDY
+    max_tokens: int = 12
+    min_tokens: int = 0
+    ignore_eos: bool = True
+    allowed: tuple[int, ...] = ()  # tokens that a mask lets through; none: all
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backend in one of its configurations."""
+
+    name: str
+    path: str
+    n_stages: int = 1
+    load: dict[str, Any] = field(default_factory=dict, hash=False)
+    needs: str = ""  # a package without which it is skipped
+    refuses: dict[str, str] = field(default_factory=dict, hash=False)  # feature: in these words
+
+    def absence(self) -> str | None:
+        """Why it cannot be tried here."""
+        if self.needs and find_spec(self.needs) is None:
+            return f"the package {self.needs} is not installed"
+        if not self.path.startswith("sim:") and not Path(self.path).exists():
+            return f"{self.path} is not there"
+        return None
+
+    def rig(self, **options: Any) -> Rig:
+        """An engine with this backend; `options` of Rig."""
+        return Rig(self.path, n_stages=self.n_stages, **{**self.load, **options})
+
+    def ask(self, seed: int, n_prompt: int = 40, **fields: Any) -> Ask:
+        """A request with a prompt of words that depend on the seed only."""
+        return Ask(prompt=self.prompt(seed, n_prompt), **fields)
+
+    @staticmethod
+    def prompt(seed: int, n_tokens: int) -> tuple[int, ...]:
+        """Printable bytes, which are tokens of every model here."""
+        random = Random(seed)
+        return tuple(random.choice(b"abcdefghij klmnop qrstuv wxyz.") for _ in range(n_tokens))
+
+    def submit(self, rig: Rig, ask: Ask) -> int:
+        """Put a request into an engine."""
+        return rig.submit(
+            ask.prompt,
+            ask.sampling,
+            max_tokens=ask.max_tokens,
+            min_tokens=ask.min_tokens,
+            ignore_eos=ask.ignore_eos,
+        )
+
+    def expect(self, ask: Ask) -> list[int]:
+        """The output that a request must get, its end token included."""
+        return self._reference(ask)[0]
+
+    def check(self, answer: Answer, ask: Ask) -> None:
+        """Fail unless the answer is what the request gets when it has an engine for itself."""
+        output, n_sure = self._reference(ask)
+        assert answer.finish in ("length", "stop"), answer.error
+        assert answer.output[:n_sure] == output[:n_sure]
+        if n_sure == len(output):
+            assert answer.output == output
+
+    def _reference(self, ask: Ask) -> tuple[list[int], int]:
+        """An output, and how many of its tokens are sure."""
+        if not self.path.startswith("sim:"):
+            return _alone(self, ask)
+        language = sim_oracle.language_of(self.path)
+        output = oracle(
+            language,
+            ask.prompt,
+            sim_oracle.params_of(ask.sampling),
+            ask.max_tokens,
+            end_ids=frozenset() if ask.ignore_eos else sim_oracle.END_IDS,
+            min_output=ask.min_tokens,
+            mask=mask_of(ask.allowed, language.options.vocab) if ask.allowed else None,
+        )
+        return output, len(output)
+
+
+@cache
+def _alone(subject: Subject, ask: Ask) -> tuple[list[int], int]:
+    """What one request gets in a fresh engine of one stage, which runs nothing else."""
+    wrap: Callable[[Stage], Stage] = _unwrapped
+    if ask.allowed:
+        mask = mask_of(ask.allowed, open_model(subject.path).spec.n_vocab)
+        wrap = partial(Masking, mask=mask)
+    best_two = msgspec.structs.replace(ask.sampling, n_logprobs=2)
+    with Rig(subject.path, wrap=wrap, **{**subject.load, "step_tokens": 512}) as rig:
+        answer = rig.answers[subject.submit(rig, replace(ask, sampling=best_two))]
+        rig.run()
+    return answer.output, _n_sure(ask, answer)
+
+
+def _unwrapped(stage: Stage) -> Stage:
+    return stage
+
+
+def _n_sure(ask: Ask, answer: Answer) -> int:
+    """How many tokens stand whatever the last bits of the logits: greedy ones up to a near tie."""
+    if ask.sampling.temperature > 0:
+        return 0
+    for i, entry in enumerate(answer.logprobs):
+        (_, _, best), (_, _, second) = entry.top[:2]
+        if best - second < SURE:
+            return i
+    return len(answer.output)
+
+
+def _simulated() -> list[Subject]:
+    """Every layout of key-value memory, synchronous and not, in one stage and in two."""
+    subjects = []
+    for variant in ("blocks", "slots", "slots,mixed=1", "cells", "states"):
+        for depth in (0, 1):
+            for n_stages in (1, 2):
+                refuses = {"adapters": "no LoRA"}
+                if variant == "states":
+                    refuses["drafts"] = "memory that can step back"
+                if variant == "slots":
+                    refuses["drafts"] = "different numbers of rows"
+                subjects.append(
+                    Subject(
+                        name=f"sim {variant.replace(',', ' ')}, depth {depth}, {n_stages} stages",
+                        path=f"sim:variant={variant},depth={depth},layers=3",
+                        n_stages=n_stages,
+                        refuses=refuses,
+                    )
+                )
+    return subjects
+
+
+def _gguf(n_stages: int) -> Subject:
+    return Subject(
+        name=f"gguf, {n_stages} stages",
+        path=str(CANARY),
+        n_stages=n_stages,
+        load={"kv_dtype": "f32"},
+        needs="llama_cpp",
+    )
+
+
+SUBJECTS = [*_simulated(), _gguf(1), _gguf(2)]
