@@ -34,6 +34,7 @@ class EngineStepper:
         """Load the model; raises BackendError."""
         plan = plan_load(load)
         self.core: EngineCore = execute_load(plan, load, lambda _: 1, lambda _: None)
+        self.core.scheduler.drafter = None  # a step is to be one token
         self._intake = Intake(plan.model, context=plan.room.context)
         self.temperature = temperature
         self._n_submitted = 0
