@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,17 @@ def blockbuster() -> Iterator[BlockBuster]:
     """A blocking call of ours while a loop runs in this thread raises BlockingError."""
     with blockbuster_ctx(["hearthd", "hearth_tui"]) as guard:
         yield guard
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[logging.Logger]:
+    """Whatever a test does to the log ends with it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture
