@@ -41,6 +41,8 @@ def export_after_prompt(rig: Rig, prompt: Sequence[int]) -> tuple[list[bytes], i
     request = _request(rig, prompt)
     rig.core.scheduler.add(request)
     reservation = _step(rig)
+    while not request.n_output:
+        reservation = _step(rig)
     placements = _placements(reservation)
     stages = rig.core.pipeline.stages
     blobs = [s.export(p, len(prompt)) for s, p in zip(stages, placements, strict=True)]

@@ -226,8 +226,7 @@ def cancel(subject: Subject) -> None:
 
 @feature("steps that fail are repeated, with the same output")
 def failures(subject: Subject) -> None:
-    # stages that fail often, and each in its turn, fail one step more often than it is repeated
-    for every in (2, 3, 5) if subject.n_stages == 1 else (5, 7):
+    for every in subject.fails_every:
         _run_all(subject, _various(subject, 5), wrap=partial(Flaky, every=every))
 
 

@@ -49,6 +49,7 @@ class Subject:
     n_stages: int = 1
     load: dict[str, Any] = field(default_factory=dict, hash=False)
     needs: str = ""  # a package without which it is skipped
+    fails_every: tuple[int, ...] = (2, 3, 5)  # steps that are let fail
     refuses: dict[str, str] = field(default_factory=dict, hash=False)  # feature: in these words
 
     def absence(self) -> str | None:
@@ -157,10 +158,18 @@ def _simulated() -> list[Subject]:
                         name=f"sim {variant.replace(',', ' ')}, depth {depth}, {n_stages} stages",
                         path=f"sim:variant={variant},depth={depth},layers=3",
                         n_stages=n_stages,
+                        fails_every=_fails_every(variant, n_stages),
                         refuses=refuses,
                     )
                 )
     return subjects
+
+
+def _fails_every(variant: str, n_stages: int) -> tuple[int, ...]:
+    """Often, but so that work is done in between: every stage fails, and states start anew."""
+    if variant == "states":
+        return (11,)
+    return (2, 3, 5) if n_stages == 1 else (5, 7)
 
 
 def _gguf(n_stages: int) -> Subject:
@@ -169,6 +178,7 @@ def _gguf(n_stages: int) -> Subject:
         path=str(CANARY),
         n_stages=n_stages,
         load={"kv_dtype": "f32"},
+        fails_every=_fails_every("cells", n_stages),
         needs="llama_cpp",
     )
 

@@ -102,7 +102,9 @@ class EngineCore:
             try:
                 ticket = self.pipeline.submit(self._builder.build(plan), plan.reservation)
             except (StepError, CapacityError) as error:
-                return deltas + self._roll_back(error, plan)
+                self.scheduler.rollback(plan)
+                deltas += self._after_failure(error, plan)
+                break
             self._in_flight.append((plan, ticket))
         if self._in_flight:
             deltas += self._complete()
@@ -115,7 +117,8 @@ class EngineCore:
         try:
             sampled = self.pipeline.wait(ticket)
         except (StepError, CapacityError) as error:
-            return self._roll_back(error, plan)
+            self._roll_back(plan)
+            return self._after_failure(error, plan)
         self._n_failures = 0
         gained = self.scheduler.commit(plan, sampled.tokens.tolist())
         self.counters.n_steps += 1
@@ -199,8 +202,8 @@ class EngineCore:
 
     # --- failure -------------------------------------------------------------------------------
 
-    def _roll_back(self, error: BackendError, failed: StepPlan) -> list[wire.Delta]:
-        """Undo a failed step and all after it; what was in them is planned again, or given up."""
+    def _roll_back(self, failed: StepPlan) -> None:
+        """Undo a step that failed under way, and all after it."""
         undone = [failed]
         while self._in_flight:
             plan, ticket = self._in_flight.popleft()
@@ -211,6 +214,9 @@ class EngineCore:
             undone.append(plan)
         for plan in reversed(undone):
             self.scheduler.rollback(plan)
+
+    def _after_failure(self, error: BackendError, failed: StepPlan) -> list[wire.Delta]:
+        """What was in a failed step is planned again, preempted, or given up."""
         self.counters.n_step_failures += 1
         if isinstance(error, CapacityError):
             return self._make_room(failed)

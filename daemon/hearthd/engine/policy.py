@@ -24,6 +24,15 @@ def admission_margin_tokens(n_running: int, block_tokens: int) -> int:
     return n_running * block_tokens
 
 
+def rows_to_checkpoint(start: int, n_rows: int, n_tokens: int, block_tokens: int) -> int:
+    """A chunk of n_rows at `start`, cut to end with the last block that can be shared, if it reaches one.
+
+    States are saved where a step ends with a block; the last token is never part of a prefix.
+    """
+    last = min(start + n_rows, n_tokens - 1) // block_tokens * block_tokens
+    return last - start if last > start else n_rows
+
+
 def draft_refusal(caps: Capabilities) -> str | None:
     """Why stages cannot take guesses, in words; None where they can."""
     if caps.rollback != "any":

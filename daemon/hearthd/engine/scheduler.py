@@ -185,16 +185,21 @@ class Scheduler:
         for request in self.running:
             n_started = request.n_computed
             if request.n_inflight:
-                waits = request.n_unknown and (request.needs_host_token or self.drafter)
-                if waits or not overlaps:
-                    continue
                 n_started += request.n_inflight
+                if not overlaps or self._must_land(request, n_started):
+                    continue
             n_todo = len(request.tokens) + request.n_unknown - n_started
             if n_todo == 1 and (not request.scores_prompt or n_started >= request.n_prompt - 1):
                 decoding.append(request)
             elif n_todo > 0:
                 prompts.append(request)
         return decoding, prompts
+
+    def _must_land(self, request: Request, n_started: int) -> bool:
+        """Whether a request in flight can be planned only once its step is committed."""
+        if request.n_unknown and (request.needs_host_token or self.drafter):
+            return True
+        return self.caps.rollback == "checkpoint" and not n_started % BLOCK_TOKENS
 
     def _pick_decoding(self, selection: _Selection, decoding: list[Request]) -> None:
         most = -(-len(self.running) // self.n_batches)
@@ -240,6 +245,8 @@ class Scheduler:
         n_rows = min(end - start, selection.rows_left)
         if request.scores_prompt:
             n_rows = min(n_rows, selection.wants_left)
+        elif self.caps.rollback == "checkpoint":
+            n_rows = policy.rows_to_checkpoint(start, n_rows, len(request.tokens), BLOCK_TOKENS)
         if n_rows > 1 and self._is_full(selection):
             return False
         if not self.mixed and selection.wants and max(n_rows, selection.wants[0].n_tokens) > 1:
