@@ -1,0 +1,109 @@
+"""Saved states: whole ones only, counted once committed, and what a failed step costs."""
+
+from __future__ import annotations
+
+from kv_sequence import Seq, compute, reserve
+
+from hearth_backends.base import KVOp, OpKind
+from hearth_backends.kv.states import StateStore
+
+SAVE, LOAD, DROP, TRUNCATE = OpKind.SAVE, OpKind.LOAD, OpKind.DROP, OpKind.TRUNCATE
+
+
+def test_a_state_is_saved_where_a_step_ends_with_a_block() -> None:
+    store = StateStore(2, 100, 4)
+    seq = Seq(1, range(60))
+    compute(store, seq, 30)
+    assert compute(store, seq, 2).ops == ()
+    assert compute(store, seq, 20).ops == (KVOp(SAVE, 0, 0, 32),)
+    assert store.match(Seq(2, range(60))) == 32
+    assert store.match(Seq(3, range(32))) == 0, "a state is used whole or not at all"
+
+
+def test_a_state_counts_once_its_save_is_committed() -> None:
+    store = StateStore(3, 100, 4)
+    seq = Seq(1, range(60))
+    compute(store, seq, 32)
+    assert store.match(Seq(2, range(60))) == 0
+    step = reserve(store, (seq, 1))
+    assert store.match(Seq(3, range(60))) == 0
+    store.commit(step, {})
+    assert store.match(Seq(4, range(60))) == 32
+
+
+def test_a_matched_sequence_loads_its_state_first() -> None:
+    store = StateStore(3, 100, 4)
+    seq, other = Seq(1, range(60)), Seq(2, range(60))
+    compute(store, seq, 32)
+    compute(store, seq, 1)
+    assert store.match(other) == 32
+    assert reserve(store, (other, 8)).ops == (KVOp(LOAD, 0, 1, 32),)
+
+
+def test_a_failed_step_goes_back_to_the_last_saved_state_and_forgets_its_saves() -> None:
+    store = StateStore(2, 100, 4)
+    seq = Seq(1, range(70))
+    compute(store, seq, 32)
+    compute(store, seq, 32)
+    step = reserve(store, (seq, 5))
+    assert step.ops == (KVOp(SAVE, 0, 1, 64),)
+    store.rollback(step)
+    store.check()
+    assert store.committed(seq) == 32
+    assert reserve(store, (seq, 5)).ops == (KVOp(DROP, 1, 1, 64), KVOp(LOAD, 0, 0, 32))
+
+
+def test_a_failed_step_without_a_state_starts_over() -> None:
+    store = StateStore(2, 100, 4)
+    seq = Seq(1, range(70))
+    compute(store, seq, 10)
+    store.rollback(reserve(store, (seq, 5)))
+    assert store.committed(seq) == 0
+    assert reserve(store, (seq, 5)).ops == (KVOp(TRUNCATE, 0, 0, 0),)
+
+
+def test_a_withdrawn_step_costs_nothing() -> None:
+    store = StateStore(2, 100, 4)
+    seq = Seq(1, range(70))
+    compute(store, seq, 32)
+    store.withdraw(reserve(store, (seq, 5)))
+    store.check()
+    assert store.committed(seq) == 32
+    assert reserve(store, (seq, 5)).ops == (KVOp(SAVE, 0, 0, 32),)
+
+
+def test_the_state_least_used_gives_way_but_never_one_that_is_waited_for() -> None:
+    store = StateStore(3, 100, 1)
+    seq, other = Seq(1, range(80)), Seq(2, range(80))
+    compute(store, seq, 16)
+    compute(store, seq, 8)
+    assert store.match(other) == 16
+    compute(store, seq, 8)
+    assert store.match(other) == 16, "the only state was kept for it"
+    store.release(other)
+    compute(store, seq, 16)
+    assert compute(store, seq, 1).ops == (KVOp(DROP, 0, 0, 16), KVOp(SAVE, 0, 0, 48))
+
+
+def test_outputs_are_saved_now_and_then() -> None:
+    store = StateStore(1, 300, 9)
+    seq = Seq(1, range(17))
+    compute(store, seq, 16)
+    saved = []
+    for _ in range(200):
+        saved += [op.n_tokens for op in compute(store, seq, 1).ops]
+        seq.tokens.append(5)
+    assert saved == [16, 80, 144, 208]
+
+
+def test_going_back_and_leaving() -> None:
+    store = StateStore(1, 100, 4)
+    seq = Seq(1, range(70))
+    compute(store, seq, 32)
+    compute(store, seq, 20)
+    store.truncate(seq, 40)
+    assert store.committed(seq) == 32
+    store.release(seq, keep_cached=False)
+    store.check()
+    assert store.free_tokens() == 100
+    assert store.match(Seq(2, range(70))) == 32, "a state that a load still needs stays"
