@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -113,9 +113,18 @@ class Subject:
         return output, len(output)
 
 
-@cache
+_known: dict[str, tuple[list[int], int]] = {}
+
+
 def _alone(subject: Subject, ask: Ask) -> tuple[list[int], int]:
     """What one request gets in a fresh engine of one stage, which runs nothing else."""
+    key = f"{subject.path} {ask}"
+    if key not in _known:
+        _known[key] = _run_alone(subject, ask)
+    return _known[key]
+
+
+def _run_alone(subject: Subject, ask: Ask) -> tuple[list[int], int]:
     wrap: Callable[[Stage], Stage] = _unwrapped
     if ask.allowed:
         mask = mask_of(ask.allowed, open_model(subject.path).spec.n_vocab)
@@ -177,9 +186,10 @@ def _gguf(n_stages: int) -> Subject:
         name=f"gguf, {n_stages} stages",
         path=str(CANARY),
         n_stages=n_stages,
-        load={"kv_dtype": "f32"},
+        load={"kv_dtype": "f32", "threads": 1},
         fails_every=_fails_every("cells", n_stages),
         needs="llama_cpp",
+        refuses={"adapters": "loads no adapters"},
     )
 
 
