@@ -143,9 +143,6 @@ class KVStore(Protocol):
     def release(self, seq: SequenceView, keep_cached: bool = True) -> None:
         """The sequence is done or preempted; its committed blocks stay matchable if keep_cached."""
 
-    def committed(self, seq: SequenceView) -> int:
-        """Tokens of a matched sequence that are committed; a rollback may have made them fewer."""
-
     def free_tokens(self) -> int:
         """Tokens that can be reserved now, idle prefixes counted as free."""
 

@@ -35,9 +35,13 @@ class Bytes:
 
 
 def run(
-    pieces: Sequence[bytes], stops: Sequence[str] = (), **options: int
+    pieces: Sequence[bytes],
+    stops: Sequence[str] = (),
+    *,
+    include_stop: bool = False,
+    min_tokens: int = 0,
 ) -> tuple[list[str], list[int]]:
-    stream = TextStream(Bytes(pieces), stops, **options)
+    stream = TextStream(Bytes(pieces), stops, include_stop=include_stop, min_tokens=min_tokens)
     texts: list[str] = []
     tokens: list[int] = []
     for token in range(len(pieces)):

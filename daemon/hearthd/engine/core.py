@@ -135,7 +135,7 @@ class EngineCore:
             tokens = gained[i]
             output = self._outputs.get(request.id)
             if output is not None and tokens and tokens[-1] == NO_TOKEN:
-                deltas.append(self._give_up(request, "no_token", _NO_TOKEN_LEFT))
+                deltas.append(self._give_up(request, "no_token", _NOTHING_LEFT_TO_SAMPLE))
             elif output is not None and (tokens or n_scored):
                 if n_scored:
                     self._score(output, request, sampled, row, n_scored)
@@ -254,5 +254,5 @@ class EngineCore:
             self._after_step(outcome)
 
 
-_NO_TOKEN_LEFT = "the model's logits, or what masks them, leave no token to choose"
+_NOTHING_LEFT_TO_SAMPLE = "the model's logits, or what masks them, leave no token to choose"
 _NO_ROOM_EVER = "the request needs more key-value memory than this model was given"
