@@ -154,14 +154,26 @@ def _refuse(model: ModelSpec, spec: StageSpec) -> None:
 # --- loading -----------------------------------------------------------------------------------
 
 
-def _options(spec: StageSpec) -> ContextOptions:
+BYTES_PER_THREAD = 8 << 20
+"""Weights that keep one thread busy for a step; with fewer, threads mostly wait for each other."""
+
+
+def useful_threads(model: ModelSpec, spec: StageSpec) -> int:
+    """The threads asked for, or as many as the weights of the range keep busy."""
+    n_bytes = model.layer_bytes(spec.first, spec.last)
+    if spec.head:
+        n_bytes += model.outer_bytes()
+    return max(1, min(spec.threads, n_bytes // BYTES_PER_THREAD))
+
+
+def _options(model: ModelSpec, spec: StageSpec) -> ContextOptions:
     return ContextOptions(
         n_cells=n_cells(spec),
         n_rows=spec.n_rows,
         n_seq=spec.n_seq + 1,
         n_outputs=n_outputs(spec),
         kv_dtype=spec.kv_dtype,
-        threads=spec.threads,
+        threads=useful_threads(model, spec),
         flash_attention=uses_flash_attention(spec),
     )
 
@@ -169,7 +181,7 @@ def _options(spec: StageSpec) -> ContextOptions:
 def _load_whole(model: ModelSpec, path: Path, spec: StageSpec, progress: Progress) -> Parts:
     loaded = Model(str(path), progress=progress)
     try:
-        context = Context(loaded, _options(spec))
+        context = Context(loaded, _options(model, spec))
     except BaseException:
         loaded.close()
         raise
@@ -181,7 +193,7 @@ def _load_range(model: ModelSpec, path: Path, spec: StageSpec, progress: Progres
     readout = None if spec.head else _readout(model, spec)
     on_node = readout.on_node if isinstance(readout, NodeReadout) else None
     try:
-        context = Context(loaded, _options(spec), on_node)
+        context = Context(loaded, _options(model, spec), on_node)
         if has_sentinel(model.architecture, spec):
             context.keep_layer_input(spec.last - spec.first)
     except BaseException:
