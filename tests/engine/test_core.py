@@ -205,7 +205,16 @@ def test_work_that_fails_three_times_is_given_up_and_the_rest_goes_on() -> None:
         assert answer.finish == "error"
         assert answer.error is not None
         assert answer.error[0] == "step_failed"
-        assert "3 times" in answer.error[1]
+        assert "too often" in answer.error[1]
+        rig.assert_nothing_leaked()
+
+
+def test_a_request_that_never_gets_further_is_given_up() -> None:
+    path = NOISE + ",variant=states,fail_every=4"  # each failure sends it back to its beginning
+    with Rig(path, step_tokens=4) as rig:
+        answer = rig.answer("x" * 15, max_tokens=5)
+        assert (answer.finish, answer.error and answer.error[0]) == ("error", "step_failed")
+        assert 40 < rig.n_steps < 120
         rig.assert_nothing_leaked()
 
 

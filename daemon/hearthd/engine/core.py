@@ -22,7 +22,9 @@ from hearthd.engine.step import StepOutcome, StepPlan
 log = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 3
-"""Steps of the same work that may fail before its requests are given up."""
+"""Steps that may fail one after the other before the requests in them are given up."""
+MAX_FAILURES_IN_PLACE = 20
+"""Steps of one request that may fail before it gets further than it was; states start anew each time."""
 
 
 @dataclass(slots=True)
@@ -222,17 +224,17 @@ class EngineCore:
             return self._make_room(failed)
         self._n_failures += 1
         log.warning("step failed (%d in a row): %s", self._n_failures, error)
-        if self._n_failures < MAX_FAILURES_IN_A_ROW:
-            self._tell(StepOutcome.RETRY)
-            return []
-        self._n_failures = 0
-        message = f"the backend failed {MAX_FAILURES_IN_A_ROW} times on this work: {error}"
+        hopeless = [r for r in failed.requests if r.n_failed >= MAX_FAILURES_IN_PLACE]
+        if self._n_failures >= MAX_FAILURES_IN_A_ROW:
+            self._n_failures = 0
+            hopeless = failed.requests
+        message = f"the backend failed too often on this work: {error}"
         deltas = [
             self._give_up(request, error.code, message)
-            for request in failed.requests
+            for request in hopeless
             if request.id in self._requests
         ]
-        self._tell(StepOutcome.ABANDONED)
+        self._tell(StepOutcome.ABANDONED if deltas else StepOutcome.RETRY)
         return deltas
 
     def _make_room(self, failed: StepPlan) -> list[wire.Delta]:

@@ -67,6 +67,8 @@ class Request:
     n_cached: int = 0  # of the first admission
     n_scored: int = 0  # prompt tokens whose log-probability is known
     n_preempted: int = 0
+    n_reached: int = 0  # most it had computed when a step of it failed
+    n_failed: int = 0  # steps that failed since it got that far
     draft: list[int] = field(default_factory=list)
     started_seconds: float | None = None
     order: int = 0  # of arrival in the scheduler

@@ -424,7 +424,8 @@ class Scheduler:
             request.n_unknown -= samples
             request.n_computed += n_computed
             request.n_scored += plan.scored[i]
-            request.draft = []
+            if n_draft:  # another step's draft may be in flight
+                request.draft = []
             computed[request.id] = n_computed
             if request.state is RequestState.RUNNING:
                 request.tokens.extend(tokens)
@@ -453,6 +454,7 @@ class Scheduler:
             request.n_unknown -= plan.samples[i]
             request.draft = []
             if request.state is RequestState.RUNNING:
+                _note_failure(request)
                 request.n_computed = self.store.committed(request)  # states go back further
         self._retire(plan)
 
@@ -462,3 +464,11 @@ class Scheduler:
         for request in plan.requests:
             if request.state is RequestState.FINISHED and not request.n_inflight:
                 self.store.release(request)
+
+
+def _note_failure(request: Request) -> None:
+    """Count failed steps since the request was further than it had ever been."""
+    if request.n_computed > request.n_reached:
+        request.n_reached = request.n_computed
+        request.n_failed = 0
+    request.n_failed += 1
