@@ -95,7 +95,8 @@ def batch(
 def step(subject: SimStage, *args: object, **options: object) -> list[int]:
     result = subject.poll(subject.submit(batch(*args, **options), None))  # type: ignore[arg-type]
     assert isinstance(result, Sampled)
-    return result.tokens.tolist()
+    tokens: list[int] = result.tokens.tolist()
+    return tokens
 
 
 def says(prompt: list[int], n: int = 1) -> list[int]:

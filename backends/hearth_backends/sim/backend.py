@@ -86,9 +86,10 @@ class SimBackend(Backend):
         progress: Progress,
     ) -> Stage:
         options = parse_options(model.name)
-        for i in range(_N_PROGRESS):
+        for i in range(_N_PROGRESS if options.load_seconds else 0):
             time.sleep(options.load_seconds / _N_PROGRESS)
             progress((i + 1) / _N_PROGRESS)
+        progress(1.0)
         if options.fail_load:
             raise ModelFileError(f"{model.name}: {options.fail_load}")
         return SimStage(

@@ -78,8 +78,9 @@ class SimStage(Stage):
                 raise
             step.error = error
             self._n_failed += 1
-        if not self.caps.async_depth:
-            time.sleep(max(0.0, step.due_seconds - time.monotonic()))
+        wait_seconds = step.due_seconds - time.monotonic()
+        if not self.caps.async_depth and wait_seconds > 0:
+            time.sleep(wait_seconds)
         return step
 
     def poll(self, handle: Handle) -> Hidden | Sampled | None:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hearth_backends.kv.hashing import HashChain
-
 from hearth_backends.base import SamplingParams
+from hearth_backends.kv.hashing import HashChain
 
 
 class RequestState(Enum):
@@ -72,6 +71,10 @@ class Request:
     draft: list[int] = field(default_factory=list)
     started_seconds: float | None = None
     order: int = 0  # of arrival in the scheduler
+    n_most: int = field(init=False)  # tokens it may have in the end
+
+    def __post_init__(self) -> None:
+        self.n_most = self.n_prompt + self.limits.max_output
 
     @property
     def block_hashes(self) -> Sequence[bytes]:

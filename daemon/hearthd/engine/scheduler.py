@@ -39,21 +39,31 @@ class Unserviceable(Exception):
 class _Selection:
     """Requests picked for a step while its budget lasts."""
 
-    __slots__ = ("drafts", "n_rows", "n_wants", "requests", "rows_left", "wants", "wants_left")
+    __slots__ = ("drafts", "is_plain", "requests", "rows_left", "wants", "wants_left")
 
     def __init__(self, n_rows: int, n_wants: int) -> None:
         self.requests: list[Request] = []
         self.wants: list[Want] = []
         self.drafts: list[int] = []
+        self.is_plain = True  # every request has one row, and samples after it
         self.rows_left = n_rows
         self.wants_left = n_wants
 
     def add(self, request: Request, n_rows: int, n_wanted: int, n_draft: int = 0) -> None:
+        self.is_plain = False
         self.requests.append(request)
         self.wants.append(Want(request, n_rows))
         self.drafts.append(n_draft)
         self.rows_left -= n_rows
         self.wants_left -= n_wanted
+
+    def add_plain(self, requests: list[Request], wants: list[Want]) -> None:
+        """One row and one sample for each."""
+        self.requests += requests
+        self.wants += wants
+        self.drafts += [0] * len(requests)
+        self.rows_left -= len(requests)
+        self.wants_left -= len(requests)
 
     def drop(self, request: Request) -> None:
         """Take a request out again; its budget stays spent, a smaller step does no harm."""
@@ -105,7 +115,10 @@ class Scheduler:
         self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
         self._prompts_turn = False  # where they do not fit one step, prompts and decoding alternate
         self._n_decoded = 0  # rows of decoding so far: where the turn is when not all fit a step
+        self._cohort: list[Request] = []  # who decoded last, mostly the same as who does next
+        self._cohort_wants: list[Want] = []
         self._n_plans = 0  # in flight
+        self._n_leaving = 0  # finished requests that a step in flight still names
 
     def draft_with(self, drafter: Drafter) -> None:
         """Let a drafter guess from now on; raises Unsupported where the stages cannot take guesses."""
@@ -128,7 +141,9 @@ class Scheduler:
             self.waiting.remove(request)
         elif request.state is RequestState.RUNNING:
             self.running.remove(request)
-            if not request.n_inflight:
+            if request.n_inflight:
+                self._n_leaving += 1
+            else:
                 self.store.release(request)
         request.state = RequestState.FINISHED
 
@@ -208,15 +223,18 @@ class Scheduler:
             first = self._n_decoded % len(decoding)
             decoding = decoding[first:] + decoding[:first]
             self._n_decoded += most
-        for i, request in enumerate(decoding[:most]):
-            n_room = request.limits.max_output - request.n_output - request.n_unknown
-            if n_room < 1:
-                continue  # its last token is on the way
-            n_draft = 0
-            if self.drafter is not None:
-                n_others = min(most, len(decoding)) - i - 1
-                n_spare = min(selection.rows_left, selection.wants_left) - 1 - n_others
-                n_draft = self._draft(request, min(n_room - 1, n_spare), selection)
+        # one whose last token is on the way has nothing to compute
+        chosen = [r for r in decoding[:most] if len(r.tokens) + r.n_unknown < r.n_most]
+        if self.drafter is None:
+            if chosen != self._cohort:
+                self._cohort = chosen
+                self._cohort_wants = [Want(request, 1) for request in chosen]
+            selection.add_plain(chosen, self._cohort_wants)
+            return
+        for i, request in enumerate(chosen):
+            n_room = request.n_most - len(request.tokens) - request.n_unknown
+            n_spare = min(selection.rows_left, selection.wants_left) - (len(chosen) - i)
+            n_draft = self._draft(request, min(n_room - 1, n_spare), selection)
             selection.add(request, 1 + n_draft, 1 + n_draft, n_draft)
 
     def _pick_prompts(self, selection: _Selection, prompts: list[Request]) -> list[Request]:
@@ -302,13 +320,15 @@ class Scheduler:
                 request.n_cached = min(request.n_computed, request.n_prompt)
 
     def _launch(self, selection: _Selection, reservation: Reservation) -> StepPlan:
+        self._n_plans += 1
+        if selection.is_plain:
+            return self._launch_decode(selection, reservation)
         starts: list[int] = []
         samples: list[bool] = []
         scored: list[int] = []
         counts = [want.n_tokens for want in selection.wants]
         n_rows = 0
         is_decode = True
-        self._n_plans += 1
         for request, count, n_draft in zip(
             selection.requests, counts, selection.drafts, strict=True
         ):
@@ -338,6 +358,27 @@ class Scheduler:
             reservation,
             n_rows,
             is_decode,
+        )
+
+    @staticmethod
+    def _launch_decode(selection: _Selection, reservation: Reservation) -> StepPlan:
+        """The same for the commonest step, where it counts: one row each, all of them sampled."""
+        starts: list[int] = []
+        for request in selection.requests:
+            starts.append(request.n_computed + request.n_inflight)
+            request.n_inflight += 1
+            request.n_unknown += 1
+        n = len(starts)
+        return StepPlan(
+            selection.requests,
+            starts,
+            [1] * n,
+            selection.drafts,
+            [True] * n,
+            [0] * n,
+            reservation,
+            n_rows=n,
+            is_decode=True,
         )
 
     # --- shortage ------------------------------------------------------------------------------
@@ -394,11 +435,12 @@ class Scheduler:
 
     def _commit_decode(self, plan: StepPlan, sampled: list[int]) -> list[list[int]]:
         gained: list[list[int]] = []
+        running = RequestState.RUNNING
         for request, token in zip(plan.requests, sampled, strict=True):
             request.n_inflight -= 1
             request.n_computed += 1
             request.n_unknown -= 1
-            if request.state is RequestState.RUNNING:
+            if request.state is running:
                 request.tokens.append(token)
                 gained.append([token])
             else:
@@ -461,8 +503,11 @@ class Scheduler:
     def _retire(self, plan: StepPlan) -> None:
         """Free what finished while the step was in flight."""
         self._n_plans -= 1
+        if not self._n_leaving:
+            return
         for request in plan.requests:
             if request.state is RequestState.FINISHED and not request.n_inflight:
+                self._n_leaving -= 1
                 self.store.release(request)
 
 
