@@ -108,7 +108,7 @@ class JointStore:
         return all(store.can_admit() for store in self.stores)
 
     def check(self) -> None:
-        """See KVStore; and that the stores agree on every sequence at rest in them."""
+        """See KVStore; and that the stores agree on every sequence in flight."""
         for store in self.stores:
             store.check()
         in_flight = {want.seq.id: want.seq for other in self._flying for want in other.wants}
