@@ -33,6 +33,7 @@ class Shape:
     quant: str = "F32"
     tied: bool = False
     window: int = 0  # 0: no sliding window
+    original_context: int = 0  # 0: no rope factors for long contexts
     seed: int = 0
 
 
@@ -101,6 +102,8 @@ def _write_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     if shape.window:
         writer.add_sliding_window(shape.window)
+    if shape.original_context:
+        writer.add_rope_scaling_orig_ctx_len(shape.original_context)
 
 
 def _write_vocabulary(writer: gguf.GGUFWriter) -> None:
@@ -130,6 +133,11 @@ def _tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
     d, q, kv = shape.d_model, shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
     n_vocab = 259
     tensors = {"token_embd.weight": matrix(n_vocab, d) * 4, "output_norm.weight": norm(d)}
+    if shape.original_context:
+        tensors["rope_factors_long.weight"] = random.uniform(2, 9, shape.head_dim // 2).astype("f4")
+        tensors["rope_factors_short.weight"] = random.uniform(1, 2, shape.head_dim // 2).astype(
+            "f4"
+        )
     if not shape.tied and not shape.architecture.startswith("gemma"):
         tensors["output.weight"] = matrix(n_vocab, d) * 2
     for i in range(shape.n_layers):

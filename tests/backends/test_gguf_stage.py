@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hearth_backends.base import (
+    BLOCK_TOKENS,
     Batch,
     Bytes,
     DeviceInfo,
@@ -30,6 +31,7 @@ from hearth_backends.base import (
     SamplingParams,
     Stage,
     StageSpec,
+    Want,
 )
 from hearth_backends.errors import (
     BackendError,
@@ -447,6 +449,32 @@ def test_an_untied_head_is_its_own(make_gguf: MakeGguf) -> None:
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("cuts", [(), (2,)])
+def test_rope_factors_are_chosen_by_the_length_of_one_sequence(
+    make_gguf: MakeGguf, cuts: tuple[int, ...]
+) -> None:
+    model = open_gguf(str(make_gguf(architecture="phi3", original_context=256)))
+    assert model.spec.rope.scaling == "longrope"
+    tokens = noise(30, 31)
+    results = []
+    for n_ctx, kv_tokens in ((256, 256), (256, 1024), (512, 1024)):
+        specs = cut_specs(model, *cuts, n_ctx=n_ctx, kv_tokens=kv_tokens)
+        with closing(Runner(model, specs)) as runner:
+            results.append(runner.step(Rows(0, tokens)))
+    short, short_among_many, long = results
+    assert np.abs(short - short_among_many).max() < 1e-4
+    assert np.abs(short - long).max() > 0.1
+
+
+@pytest.mark.parametrize("cuts", [(), (2,)])
+def test_the_canary_in_one_stage_and_in_two(cuts: tuple[int, ...]) -> None:
+    from hearth_backends import canary
+
+    model = open_gguf(str(canary.PATH))
+    expected, found = both_ways(model, *cuts)
+    assert np.array_equal(found, expected)
+
+
 def test_hidden_states_in_are_hidden_states_of_the_stage_before(tiny: LoadedModel) -> None:
     first, second = cut_specs(tiny, 2)
     with closing(Runner(tiny, [first, second])) as runner:
@@ -561,6 +589,33 @@ def run_measurement(path: Path) -> list[str]:
     return values
 
 
+def test_estimates_of_two_stages_are_about_that_of_the_whole(make_gguf: MakeGguf) -> None:
+    model = open_gguf(str(make_gguf(architecture="qwen2")))
+    whole = BACKEND.estimate(model.spec, whole_spec(model), CPU)
+    parts = [BACKEND.estimate(model.spec, spec, CPU) for spec in cut_specs(model, 2)]
+    assert sum(part.kv for part in parts) == whole.kv
+    layers = model.spec.layer_bytes(0, 4)
+    assert layers < sum(part.weights for part in parts) <= whole.weights
+    assert whole.weights == layers + model.spec.outer_bytes()
+
+
+def test_more_cells_take_exactly_their_keys_and_values(tiny: LoadedModel) -> None:
+    for kv_dtype, n_bytes in (("f32", 4), ("f16", 2)):
+        some, more = (
+            BACKEND.estimate(tiny.spec, whole_spec(tiny, kv_tokens=n, kv_dtype=kv_dtype), CPU).kv
+            for n in (1024, 4096)
+        )
+        assert more - some == 3072 * 2 * 4 * 2 * 16 * n_bytes
+
+
+def test_progress_that_raises_ends_the_load(tiny: LoadedModel) -> None:
+    def give_up(_fraction: float) -> None:
+        raise ConnectionError("nobody listens")
+
+    with pytest.raises(ConnectionError, match="nobody listens"):
+        BACKEND.load(tiny.spec, whole_spec(tiny), (CPU,), (), give_up)
+
+
 def test_progress_ends_at_one(tiny: LoadedModel) -> None:
     seen: list[float] = []
     lease = Lease(1, "cpu:0", Bytes(0, 0, 0))
@@ -573,3 +628,41 @@ def test_progress_ends_at_one(tiny: LoadedModel) -> None:
 def test_a_foreign_handle_is_refused(tiny_runner: Runner) -> None:
     with pytest.raises(BackendError, match="not a handle"):
         tiny_runner.stages[0].poll(object())
+
+
+# --- stores ------------------------------------------------------------------------------------
+
+
+@dataclass
+class View:
+    """A sequence as a store sees it."""
+
+    id: int
+    tokens: list[int]
+    shares: bool = True
+
+    @property
+    def block_hashes(self) -> list[bytes]:
+        blocks = range(BLOCK_TOKENS, len(self.tokens) + 1, BLOCK_TOKENS)
+        return [bytes(str(self.tokens[:end]), "ascii") for end in blocks]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "window", "n_ctx", "shared"),
+    [("llama", 0, 256, 32), ("gemma3", 64, 256, 0), ("gemma3", 256, 256, 32)],
+)
+def test_a_prefix_is_shared_unless_it_may_leave_a_sliding_window(
+    make_gguf: MakeGguf, architecture: str, window: int, n_ctx: int, shared: int
+) -> None:
+    model = open_gguf(str(make_gguf(architecture=architecture, window=window)))
+    spec = whole_spec(model, n_ctx=n_ctx)
+    store = BACKEND.store(model.spec, spec)
+    first, second = View(1, noise(40, 30)), View(2, noise(40, 30))
+    assert store.match(first) == 0
+    reservation = store.reserve([Want(first, 40)])
+    assert reservation is not None
+    store.commit(reservation, {})
+    store.release(first)
+    assert store.match(second) >= shared
+    assert bool(store.match(second)) is bool(shared)
+    store.check()

@@ -42,7 +42,13 @@ from hearth_backends.gguf.cutting import (
     vector_divisor,
 )
 from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
-from hearth_backends.gguf.memory import estimate_bytes, n_cells, n_outputs, uses_flash_attention
+from hearth_backends.gguf.memory import (
+    estimate_bytes,
+    metadata_changes,
+    n_cells,
+    n_outputs,
+    uses_flash_attention,
+)
 from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
 from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
@@ -179,7 +185,7 @@ def _options(model: ModelSpec, spec: StageSpec) -> ContextOptions:
 
 
 def _load_whole(model: ModelSpec, path: Path, spec: StageSpec, progress: Progress) -> Parts:
-    loaded = Model(str(path), progress=progress)
+    loaded = Model(str(path), numbers=metadata_changes(model, spec), progress=progress)
     try:
         context = Context(loaded, _options(model, spec))
     except BaseException:
@@ -216,7 +222,13 @@ def _load_slice(model: ModelSpec, path: Path, spec: StageSpec, progress: Progres
     if file.spec.digest != model.digest:
         raise ModelFileError(f"{path}: the file has changed since it was described")
     with sliced_file(file, spec) as slice_path:
-        return Model(slice_path, name=str(path), mmap=False, progress=progress)
+        return Model(
+            slice_path,
+            name=str(path),
+            mmap=False,
+            numbers=metadata_changes(model, spec),
+            progress=progress,
+        )
 
 
 def _readout(model: ModelSpec, spec: StageSpec) -> HiddenReadout:

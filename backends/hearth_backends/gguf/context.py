@@ -13,9 +13,11 @@ from hearth_backends.base import F32, I32
 from hearth_backends.errors import BackendError, OutOfMemory, Unsupported
 from hearth_backends.gguf.llama import (
     KV_TYPES,
+    NO_REASON,
     Model,
     collected_errors,
     get_layer_input,
+    is_allocation_failure,
     lib,
     set_layer_input,
 )
@@ -93,9 +95,8 @@ class Context:
         with collected_errors() as errors:
             pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
-            reason = "; ".join(errors) or "llama.cpp gives no reason"
-            kind = OutOfMemory if "alloc" in reason else Unsupported
-            raise kind(f"llama.cpp made no context: {reason}")
+            kind = OutOfMemory if is_allocation_failure(errors) else Unsupported
+            raise kind(f"llama.cpp made no context: {'; '.join(errors) or NO_REASON}")
         self.pointer: Any = pointer
         self._memory: Any = lib.llama_get_memory(pointer)
 

@@ -10,7 +10,7 @@ import ctypes
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import llama_cpp
 from llama_cpp import llama_cpp as _binding
 
 from hearth_backends.base import Progress
-from hearth_backends.errors import ModelFileError, Unsupported
+from hearth_backends.errors import ModelFileError, OutOfMemory, Unsupported
 
 lib: Any = _binding
 """The binding's functions and constants, for the modules of this backend."""
@@ -115,22 +115,32 @@ class Model:
         name: str | None = None,
         vocab_only: bool = False,
         mmap: bool = True,
+        numbers: Mapping[str, int] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Load a file; raises ModelFileError that calls it `name` and ends in llama.cpp's own words."""
+        """Load a file; `numbers` take the place of metadata of the file.
+
+        Raises ModelFileError or OutOfMemory that calls the file `name` and ends in llama.cpp's own
+        words, and what `progress` raises.
+        """
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
         params.vocab_only = vocab_only
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
-        callback = None
-        if progress is not None:
-            callback = lib.llama_progress_callback(_progress_callback(progress))
-            params.progress_callback = callback
+        overrides = _overrides(numbers or {})
+        params.kv_overrides = overrides
+        meter = _Meter(progress) if progress is not None else None
+        if meter is not None:
+            params.progress_callback = meter.callback
         with collected_errors() as errors:
             pointer = lib.llama_model_load_from_file(path.encode(), params)
+        if meter is not None and meter.error is not None:
+            if pointer:
+                lib.llama_model_free(pointer)
+            raise meter.error
         if not pointer:
-            reason = errors[0] if errors else "llama.cpp gives no reason"
-            raise ModelFileError(f"{name or path}: {reason}")
+            kind = OutOfMemory if is_allocation_failure(errors) else ModelFileError
+            raise kind(f"{name or path}: {errors[0] if errors else NO_REASON}")
         self.pointer: Any = pointer
         self.vocab: Any = lib.llama_model_get_vocab(pointer)
         self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
@@ -144,12 +154,39 @@ class Model:
             self.pointer = self.vocab = None
 
 
-def _progress_callback(progress: Progress) -> Any:
-    def call(fraction: float, _user_data: object) -> bool:
-        progress(min(1.0, max(0.0, fraction)))
+NO_REASON = "llama.cpp gives no reason"
+
+
+def is_allocation_failure(errors: Sequence[str]) -> bool:
+    """Whether what llama.cpp says is that there was no memory."""
+    return any("failed to allocate" in line or "unable to allocate" in line for line in errors)
+
+
+class _Meter:
+    """Passes progress on; what that raises ends the load and is kept, as no exception crosses C."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.error: BaseException | None = None
+        self.callback: Any = lib.llama_progress_callback(self._on_progress)
+        self._progress = progress
+
+    def _on_progress(self, fraction: float, _user_data: object) -> bool:
+        try:
+            self._progress(min(1.0, max(0.0, fraction)))
+        except BaseException as error:
+            self.error = error
+            return False
         return True
 
-    return call
+
+def _overrides(numbers: Mapping[str, int]) -> Any:
+    """An array of overrides that ends in an empty one."""
+    array = (lib.llama_model_kv_override * (len(numbers) + 1))()
+    for override, (key, number) in zip(array, numbers.items(), strict=False):
+        override.tag = lib.LLAMA_KV_OVERRIDE_TYPE_INT
+        override.key = key.encode()
+        override.value.val_i64 = number
+    return array
 
 
 # --- what the binding does not declare ---------------------------------------------------------

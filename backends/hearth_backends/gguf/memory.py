@@ -29,6 +29,18 @@ def n_outputs(spec: StageSpec) -> int:
     return max(n_seq, min(spec.n_rows, WANTED_ROWS)) if spec.head else max(n_seq, spec.n_rows)
 
 
+def metadata_changes(model: ModelSpec, spec: StageSpec) -> dict[str, int]:
+    """Metadata that llama.cpp must not take as the file has it.
+
+    Of two sets of rope factors it takes that for long contexts when its cells are more than the
+    original context. Here they hold many sequences, so the length of one has to decide.
+    """
+    original = model.rope.original_context
+    if model.rope.scaling != "longrope" or original is None or spec.n_ctx > original:
+        return {}
+    return {f"{model.architecture}.rope.scaling.original_context_length": n_cells(spec)}
+
+
 def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
     """Weights, key-value memory and compute buffers of a stage on the CPU.
 

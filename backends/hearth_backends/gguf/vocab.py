@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -38,9 +39,10 @@ class GgufTokenizer:
 
     def __init__(self, path: str) -> None:
         """Load the vocabulary; raises ModelFileError."""
-        self._model = Model(path, vocab_only=True)
-        self._vocab = self._model.vocab
-        self.n_vocab = self._model.n_vocab
+        model = Model(path, vocab_only=True)
+        weakref.finalize(self, model.close)  # a Tokenizer has no end of its own
+        self._vocab = model.vocab
+        self.n_vocab = model.n_vocab
         if self.n_vocab == 0:
             raise ModelFileError(f"{path}: it holds no vocabulary")
         self.bos_id = _token(lib.llama_vocab_bos(self._vocab))

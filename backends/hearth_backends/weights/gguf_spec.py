@@ -96,7 +96,7 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
         n_vocab=_n_vocab(meta, architecture, tensors),
         context_trained=meta.size(key + "context_length"),
         norm_eps=_norm_eps(meta, architecture),
-        rope=_rope(meta, architecture, head_dim, "rope_freqs.weight" in tensors),
+        rope=_rope(meta, architecture, head_dim, tensors),
         tied_embeddings="lm_head.weight" not in tensors,
         quantization=_prevailing_type(tensors),
         file_bytes=file_bytes,
@@ -155,14 +155,18 @@ def _norm_eps(meta: Metadata, architecture: str) -> float:
     return 0.0
 
 
-def _rope(meta: Metadata, architecture: str, head_dim: int, has_factors: bool) -> RopeSpec:
+def _rope(
+    meta: Metadata, architecture: str, head_dim: int, tensors: Mapping[str, TensorInfo]
+) -> RopeSpec:
     key = architecture + ".rope."
     linear = meta.get(key + "scale_linear", float)  # what files before "scaling" said
     kind = meta.get(key + "scaling.type", str) or (
         "linear" if linear not in (None, 0.0, 1.0) else "none"
     )
     factor = meta.get(key + "scaling.factor", float)
-    if kind == "none" and has_factors:
+    if "rope_factors_long.weight" in tensors:
+        kind = "longrope"
+    elif kind == "none" and "rope_freqs.weight" in tensors:
         kind = "llama3"
     return RopeSpec(
         theta=meta.get(key + "freq_base", float) or 10_000.0,
