@@ -29,6 +29,8 @@ def _module_of(name: str, module: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        if (error.name or "").startswith("hearth_backends"):
+            raise  # our own mistake, not a package that somebody could install
         raise Unsupported(
             f"backend {name} needs a package that is not here ({error.name}): pip install 'hearthd[{name}]'"
         ) from error
