@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from hearth_backends.base import LoadedModel
+
+if TYPE_CHECKING:
+    from gguf_runner import Runner
 
 SHARED_MODELS = "HEARTH_SHARED_MODELS"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -61,6 +68,42 @@ def make_gguf(tmp_path_factory: pytest.TempPathFactory) -> MakeGguf:
         return made[shape]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lily(stories: Path) -> LoadedModel:
+    """stories260K, opened."""
+    pytest.importorskip("llama_cpp")
+    from hearth_backends.gguf.vocab import open_gguf
+
+    return open_gguf(str(stories))
+
+
+@pytest.fixture
+def runner(lily: LoadedModel) -> Iterator[Runner]:
+    """stories260K, loaded whole."""
+    from gguf_runner import Runner, whole_spec
+
+    with closing(Runner(lily, [whole_spec(lily)])) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def tiny(make_gguf: MakeGguf) -> LoadedModel:
+    """A tiny random Llama, opened."""
+    pytest.importorskip("llama_cpp")
+    from hearth_backends.gguf.vocab import open_gguf
+
+    return open_gguf(str(make_gguf()))
+
+
+@pytest.fixture
+def tiny_runner(tiny: LoadedModel) -> Iterator[Runner]:
+    """The tiny Llama, loaded whole."""
+    from gguf_runner import Runner, whole_spec
+
+    with closing(Runner(tiny, [whole_spec(tiny)])) as runner:
+        yield runner
 
 
 def byte_tokens() -> list[str]:
