@@ -10,8 +10,15 @@ from subjects import SUBJECTS, Subject
 from hearth_backends.errors import Unsupported
 
 
+def _subjects() -> list[object]:
+    """Subjects with their names, the slow ones marked."""
+    return [
+        pytest.param(s, id=s.name, marks=[pytest.mark.slow] if s.is_slow else []) for s in SUBJECTS
+    ]
+
+
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+@pytest.mark.parametrize("subject", _subjects())
 def test_cell(subject: Subject, feature: Feature) -> None:
     absence = subject.absence()
     if absence is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 from engine_rig import Answer, Rig
+from shells import Masking, mask_of
 from sim_oracle import END_IDS, expected, expected_logprobs
 
 from hearthd import wire
@@ -215,6 +217,16 @@ def test_a_request_that_never_gets_further_is_given_up() -> None:
         answer = rig.answer("x" * 15, max_tokens=5)
         assert (answer.finish, answer.error and answer.error[0]) == ("error", "step_failed")
         assert 40 < rig.n_steps < 120
+        rig.assert_nothing_leaked()
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_request_that_no_token_is_left_for_ends_with_an_error(depth: int) -> None:
+    wrap = partial(Masking, mask=mask_of([], 300))
+    with Rig(f"{NOISE},depth={depth}", wrap=wrap) as rig:
+        answer = rig.answer("abc", max_tokens=5)
+        assert (answer.finish, answer.error and answer.error[0]) == ("error", "no_token")
+        assert answer.tokens == []
         rig.assert_nothing_leaked()
 
 

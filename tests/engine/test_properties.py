@@ -74,8 +74,9 @@ def worlds(draw: st.DrawFn) -> World:
         ),
     }
     step_tokens = draw(st.sampled_from([1, 7, 16, 64, 256]))
-    if variant == "states" and "fail_every" in options:  # else failures undo all that is done
-        options["fail_every"], step_tokens = 23, 256
+    for fault in {"fail_every", "starve_every"} & set(options):
+        if variant == "states":  # each failure sends them back: they need steps between failures
+            options[fault], step_tokens = 23, 256
     return World(
         path=PATH + "".join(f",{name}={value}" for name, value in options.items()),
         n_stages=draw(st.integers(1, 2)),

@@ -190,6 +190,8 @@ def test_stop_lets_what_runs_finish(engine: EngineProcess) -> None:
     engine.send(wire.Submit(1, GREEDY, text="x", max_tokens=20, ignore_eos=True))
     engine.wait_for(wire.Step)
     engine.send(wire.Stop(deadline_seconds=10.0))
+    engine.send(wire.Submit(2, GREEDY, text="too late", max_tokens=5))
+    assert engine.wait_for(wire.Reject).code == "shutting_down"
     assert engine.deltas_until_finish(1)[-1].finish == "length"
     assert engine.exit_status() == 0
 

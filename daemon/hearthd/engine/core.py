@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hearth_backends.base import KVStore, LoadedModel, Sampled
@@ -220,22 +220,26 @@ class EngineCore:
     def _after_failure(self, error: BackendError, failed: StepPlan) -> list[wire.Delta]:
         """What was in a failed step is planned again, preempted, or given up."""
         self.counters.n_step_failures += 1
+        stuck = [r for r in failed.requests if r.n_failed >= MAX_FAILURES_IN_PLACE]
+        deltas = self._abandon(stuck, error)
         if isinstance(error, CapacityError):
-            return self._make_room(failed)
+            return deltas + self._make_room(failed)
         self._n_failures += 1
         log.warning("step failed (%d in a row): %s", self._n_failures, error)
-        hopeless = [r for r in failed.requests if r.n_failed >= MAX_FAILURES_IN_PLACE]
         if self._n_failures >= MAX_FAILURES_IN_A_ROW:
             self._n_failures = 0
-            hopeless = failed.requests
-        message = f"the backend failed too often on this work: {error}"
-        deltas = [
-            self._give_up(request, error.code, message)
-            for request in hopeless
-            if request.id in self._requests
-        ]
+            deltas += self._abandon(failed.requests, error)
         self._tell(StepOutcome.ABANDONED if deltas else StepOutcome.RETRY)
         return deltas
+
+    def _abandon(self, requests: Sequence[Request], error: BackendError) -> list[wire.Delta]:
+        """Give up those of the requests that are not over yet."""
+        message = f"the backend failed too often on this work: {error}"
+        return [
+            self._give_up(request, error.code, message)
+            for request in requests
+            if request.id in self._requests
+        ]
 
     def _make_room(self, failed: StepPlan) -> list[wire.Delta]:
         """A stage found less room than its store promised: somebody has to give way."""

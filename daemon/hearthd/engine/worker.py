@@ -148,6 +148,10 @@ class Worker:
 
     def _handle(self, command: _Command) -> None:
         match command:
+            case Arrival() if self._stop_by is not None:
+                message = "the engine is stopping and takes nothing new"
+                rid = command.request.id
+                self._link.send(wire.Reject(rid, 503, "shutting_down", message))
             case Arrival():
                 deltas = self._core.add(command)
                 if deltas:
