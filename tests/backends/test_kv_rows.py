@@ -96,6 +96,19 @@ def test_a_row_pinned_for_longer_is_not_taken_over_by_the_shorter() -> None:
     assert reserve(store, (longer, 2)).placements[0].row == 0
 
 
+def test_the_shorter_waits_where_there_is_no_other_row() -> None:
+    store = CellStore(2, 400, 100)
+    cache(store, Seq(1, range(64)))
+    longer, shorter = Seq(2, [*range(64), 1, 2]), Seq(3, [*range(32), 1, 2])
+    compute(store, Seq(9, [5]), 1)
+    store.match(longer)
+    store.match(shorter)
+    assert not store.can_admit()
+    assert store.reserve([Want(shorter, 2)]) is None
+    store.check()
+    assert reserve(store, (longer, 2)).placements[0].row == 0
+
+
 def test_eviction_cuts_the_end_of_the_row_least_used() -> None:
     store = CellStore(4, 100, 100)
     cache(store, Seq(1, range(48)))

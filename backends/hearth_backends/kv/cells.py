@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from hearth_backends.kv.rows import RowStore, RowStrand
+from hearth_backends.kv.pool import RowStrand
+from hearth_backends.kv.rows import RowStore
 
 _Leaf: TypeAlias = "_Node | None"
 

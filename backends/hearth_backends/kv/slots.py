@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hearth_backends.kv.rows import RowStore, RowStrand
+from hearth_backends.kv.pool import RowStrand
+from hearth_backends.kv.rows import RowStore
 
 
 class SlotPool:
