@@ -107,6 +107,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     has_chat_template: bool
     weights_bytes: int
     rss_bytes: int | None = None  # of the engine after the load
+    tool_format: str | None = None  # how the model writes tool calls, see `engine.tool_format`
 
 
 class Ready(Frame, frozen=True):
@@ -147,6 +148,60 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     n_logprobs: int | None = None
 
 
+class JsonConstraint(msgspec.Struct, frozen=True, tag="json", omit_defaults=True):
+    """The output is one JSON value that a schema (draft 2020-12) accepts."""
+
+    schema: dict[str, Any] | bool
+    param: str = "response_format"  # the field of the request that a refusal names
+
+
+class RegexConstraint(msgspec.Struct, frozen=True, tag="regex", omit_defaults=True):
+    """The whole output matches a regular expression."""
+
+    pattern: str
+    param: str = "guided_regex"
+
+
+class GrammarConstraint(msgspec.Struct, frozen=True, tag="grammar", omit_defaults=True):
+    """The whole output is derived from a grammar, in Lark's notation or in GBNF."""
+
+    text: str
+    param: str = "guided_grammar"
+
+
+class ChoiceConstraint(msgspec.Struct, frozen=True, tag="choice", omit_defaults=True):
+    """The output is one of some strings."""
+
+    choices: list[str]
+    param: str = "guided_choice"
+
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call; no parameters: it takes none."""
+
+    name: str
+    parameters: dict[str, Any] | bool | None = None
+
+
+class ToolConstraint(msgspec.Struct, frozen=True, tag="tools", omit_defaults=True):
+    """Calls of tools, in the form the model speaks, whose arguments their schemas accept.
+
+    Forced: the output is one call, or several where `parallel`. Otherwise text, and calls where the
+    model makes them.
+    """
+
+    tools: list[Tool]
+    forced: bool = True
+    parallel: bool = True
+    param: str = "tools"
+
+
+Constraint: TypeAlias = (
+    JsonConstraint | RegexConstraint | GrammarConstraint | ChoiceConstraint | ToolConstraint
+)
+"""What the output must be; an engine that cannot see to it refuses the request."""
+
+
 class Submit(Frame, frozen=True):
     """One request: exactly one of text, tokens and messages is the prompt."""
 
@@ -173,6 +228,8 @@ class Submit(Frame, frozen=True):
     arrived_seconds: float = 0.0  # monotonic clock
     adapter: str | None = None
     salt: str = ""  # prefixes are shared only under the same salt
+    constraint: Constraint | None = None
+    calls_tools: bool = False  # marks of tool calls are part of the text, control tokens or not
 
 
 class Cancel(Frame, frozen=True):
