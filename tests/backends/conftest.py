@@ -79,12 +79,18 @@ def lily(stories: Path) -> LoadedModel:
     return open_gguf(str(stories))
 
 
+@pytest.fixture(params=["one-pool", "pools"])
+def kv_tokens(request: pytest.FixtureRequest) -> int:
+    """Memory for two sequences of six, or for all: cells are shared then, or everybody has its own."""
+    return {"one-pool": 512, "pools": 1536}[request.param]
+
+
 @pytest.fixture
-def runner(lily: LoadedModel) -> Iterator[Runner]:
+def runner(lily: LoadedModel, kv_tokens: int) -> Iterator[Runner]:
     """stories260K, loaded whole."""
     from gguf_runner import Runner, whole_spec
 
-    with closing(Runner(lily, [whole_spec(lily)])) as runner:
+    with closing(Runner(lily, [whole_spec(lily, kv_tokens=kv_tokens)])) as runner:
         yield runner
 
 
@@ -98,11 +104,11 @@ def tiny(make_gguf: MakeGguf) -> LoadedModel:
 
 
 @pytest.fixture
-def tiny_runner(tiny: LoadedModel) -> Iterator[Runner]:
+def tiny_runner(tiny: LoadedModel, kv_tokens: int) -> Iterator[Runner]:
     """The tiny Llama, loaded whole."""
     from gguf_runner import Runner, whole_spec
 
-    with closing(Runner(tiny, [whole_spec(tiny)])) as runner:
+    with closing(Runner(tiny, [whole_spec(tiny, kv_tokens=kv_tokens)])) as runner:
         yield runner
 
 

@@ -87,7 +87,7 @@ def test_states_and_adapters_are_refused_in_words(tiny_runner: Runner) -> None:
     [
         ({"kv_dtype": "q4_0"}, "not q4_0"),
         ({"kv_dtype": "q8_0"}, "multiple of 32"),
-        ({"n_seq": 256}, "at most 255"),
+        ({"n_seq": 257}, "at most 256"),
         ({"weight_kind": "int8"}, "as the file stores them"),
         ({"last": 2}, "layers 0 to"),
     ],

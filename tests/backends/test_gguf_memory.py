@@ -64,9 +64,9 @@ def test_more_cells_take_exactly_their_keys_and_values(tiny: LoadedModel) -> Non
     for kv_dtype, n_bytes in (("f32", 4), ("f16", 2)):
         some, more = (
             BACKEND.estimate(tiny.spec, whole_spec(tiny, kv_tokens=n, kv_dtype=kv_dtype), CPU).kv
-            for n in (1024, 4096)
+            for n in (1536, 12288)
         )
-        assert more - some == 3072 * 2 * 4 * 2 * 16 * n_bytes
+        assert more - some == 10752 * 2 * 4 * 2 * 16 * n_bytes
 
 
 def test_progress_that_raises_ends_the_load(tiny: LoadedModel) -> None:

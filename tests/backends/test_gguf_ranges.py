@@ -44,22 +44,22 @@ def scenario(runner: Runner) -> Array:
     runner.operate(fork(0, 2, 32))
     results.append(runner.step(Rows(1, [5]), Rows(2, a[32:40], n_wanted=8)))
     runner.operate(truncate(2, 36))
-    results.append(runner.step(Rows(0, [6]), Rows(1, [7]), Rows(2, [8, 9])))
+    results.append(runner.step(Rows(2, [8, 9]), Rows(0, [6]), Rows(1, [7])))
     return np.concatenate(results)
 
 
-def both_ways(model: LoadedModel, *cuts: int) -> tuple[Array, Array]:
-    with closing(Runner(model, [whole_spec(model)])) as whole:
+def both_ways(model: LoadedModel, *cuts: int, kv_tokens: int = 512) -> tuple[Array, Array]:
+    with closing(Runner(model, [whole_spec(model, kv_tokens=kv_tokens)])) as whole:
         expected = scenario(whole)
-    with closing(Runner(model, cut_specs(model, *cuts))) as cut:
+    with closing(Runner(model, cut_specs(model, *cuts, kv_tokens=kv_tokens))) as cut:
         return expected, scenario(cut)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (3,), (2, 4)])
 def test_a_real_model_in_stages_is_the_same_to_the_bit(
-    lily: LoadedModel, cuts: tuple[int, ...]
+    lily: LoadedModel, cuts: tuple[int, ...], kv_tokens: int
 ) -> None:
-    expected, found = both_ways(lily, *cuts)
+    expected, found = both_ways(lily, *cuts, kv_tokens=kv_tokens)
     assert np.array_equal(found, expected)
 
 
@@ -116,11 +116,11 @@ def test_rope_factors_are_chosen_by_the_length_of_one_sequence(
 
 
 @pytest.mark.parametrize("cuts", [(), (2,)])
-def test_the_canary_in_one_stage_and_in_two(cuts: tuple[int, ...]) -> None:
+def test_the_canary_in_one_stage_and_in_two(cuts: tuple[int, ...], kv_tokens: int) -> None:
     from hearth_backends import canary
 
     model = open_gguf(str(canary.PATH))
-    expected, found = both_ways(model, *cuts)
+    expected, found = both_ways(model, *cuts, kv_tokens=kv_tokens)
     assert np.array_equal(found, expected)
 
 
@@ -148,3 +148,13 @@ def test_models_it_does_not_support(tiny: LoadedModel, architecture: str) -> Non
     support = BACKEND.supports(replace(tiny.spec, architecture=architecture), CPU)
     assert not support.ok
     assert architecture in support.reason
+
+
+def test_one_pool_and_pools_for_each_compute_the_same(make_gguf: MakeGguf) -> None:
+    for architecture in ("llama", "gemma3"):
+        model = open_gguf(str(make_gguf(architecture=architecture, window=32)))
+        results = []
+        for kv_tokens in (512, 1536):
+            with closing(Runner(model, [whole_spec(model, kv_tokens=kv_tokens)])) as runner:
+                results.append(scenario(runner))
+        assert np.abs(results[0] - results[1]).max() < 1e-4

@@ -100,3 +100,12 @@ def test_operations_repeat_without_harm(tiny_runner: Runner) -> None:
     for row in (0, 1):
         went_on = tiny_runner.step(Rows(row, tokens[tiny_runner.lengths[row] :]))
         assert np.abs(went_on - expected).max() < 1e-4
+
+
+def test_forks_of_forks_and_of_rows_that_are_left(tiny_runner: Runner) -> None:
+    """All in one list: where forks copy, the copies happen later than the operations after them."""
+    a, b = noise(40, 31), noise(40, 32)
+    expected = tiny_runner.step(Rows(0, [*a[:32], 9]), Rows(1, [*b[:24], 9]))
+    tiny_runner.operate(fork(0, 2, 32), fork(2, 3, 32), fork(1, 0, 24), truncate(1, 0))
+    found = tiny_runner.step(Rows(3, [9]), Rows(1, a[:5], n_wanted=0), Rows(0, [9]))
+    assert np.abs(found - expected).max() < 1e-4

@@ -18,7 +18,7 @@ from hearth_backends.errors import (
 
 pytest.importorskip("llama_cpp")
 
-from gguf_runner import MakeGguf, Rows, Runner, cut_specs, load, noise, truncate, whole_spec
+from gguf_runner import MakeGguf, Rows, Runner, cut_specs, fork, load, noise, truncate, whole_spec
 
 from hearth_backends.gguf.vocab import open_gguf
 
@@ -81,3 +81,13 @@ def test_a_state_of_another_model_is_refused(make_gguf: MakeGguf, tiny_runner: R
 
 def noise_bytes() -> bytes:
     return struct.pack("<4sIII", b"HKV1", 2**31, 2**31, 0) + bytes(100)
+
+
+def test_a_fork_is_exported_once_it_was_computed_on(tiny_runner: Runner) -> None:
+    stage = tiny_runner.stages[0]
+    tiny_runner.step(Rows(0, noise(20, 33)))
+    tiny_runner.operate(fork(0, 1, 12))
+    with pytest.raises(StepError, match="no step computed since"):
+        stage.export(Placement(1), 12)
+    tiny_runner.step(Rows(0, [5]))
+    assert stage.restore(Placement(2), stage.export(Placement(1), 12)) == 12

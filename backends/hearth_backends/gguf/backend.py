@@ -44,6 +44,7 @@ from hearth_backends.gguf.cutting import (
 from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
 from hearth_backends.gguf.memory import (
     estimate_bytes,
+    has_pools,
     metadata_changes,
     n_cells,
     n_outputs,
@@ -53,12 +54,14 @@ from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeR
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
 from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
 from hearth_backends.kv.cells import CellStore
+from hearth_backends.kv.rows import RowStore
+from hearth_backends.kv.slots import SlotStore
 from hearth_backends.weights.gguf_file import GgufFile
 from hearth_backends.weights.spec import ModelSpec
 
 
 class GgufBackend(Backend):
-    """llama.cpp; one context a stage, all sequences in one pool of cells."""
+    """llama.cpp; one context a stage, its cells in one pool or in one for each sequence."""
 
     name = NAME
 
@@ -87,9 +90,11 @@ class GgufBackend(Backend):
         return estimate_bytes(model, spec)
 
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
-        """Cells; without a prefix cache where a sliding window makes early tokens unreliable."""
-        kind = CellStore if shares_prefixes(model, spec.n_ctx) else UnsharedCells
-        return kind(spec.n_seq, spec.kv_tokens, spec.n_ctx)
+        """Slots or cells; without a prefix cache where a sliding window makes early tokens unreliable."""
+        shares = shares_prefixes(model, spec.n_ctx)
+        if has_pools(model, spec):
+            return (SlotStore if shares else UnsharedSlots)(spec.n_seq, spec.n_ctx)
+        return (CellStore if shares else UnsharedCells)(spec.n_seq, spec.kv_tokens, spec.n_ctx)
 
     def load(
         self,
@@ -117,8 +122,8 @@ class GgufBackend(Backend):
         return stage
 
 
-class UnsharedCells(CellStore):
-    """Cells of which no sequence takes over another's: llama.cpp reuses those that left a sliding window."""
+class _Unshared(RowStore):
+    """No sequence takes over another's tokens: llama.cpp reuses cells that left a sliding window."""
 
     def match(self, seq: SequenceView, limit: int | None = None) -> int:
         """Nothing is cached."""
@@ -127,6 +132,14 @@ class UnsharedCells(CellStore):
     def release(self, seq: SequenceView, keep_cached: bool = True) -> None:
         """See KVStore."""
         super().release(seq, keep_cached=False)
+
+
+class UnsharedCells(_Unshared, CellStore):
+    """Cells without a prefix cache."""
+
+
+class UnsharedSlots(_Unshared, SlotStore):
+    """Slots without a prefix cache."""
 
 
 def _capabilities(model: ModelSpec, spec: StageSpec) -> Capabilities:
@@ -151,9 +164,9 @@ def _refuse(model: ModelSpec, spec: StageSpec) -> None:
         )
     if spec.weight_kind != "file":
         raise Unsupported(f"backend {NAME} computes with weights as the file stores them")
-    if spec.n_seq >= MOST_SEQUENCES:
+    if spec.n_seq > MOST_SEQUENCES:
         raise Unsupported(
-            f"backend {NAME} runs at most {MOST_SEQUENCES - 1} sequences, not {spec.n_seq}"
+            f"backend {NAME} runs at most {MOST_SEQUENCES} sequences, not {spec.n_seq}"
         )
 
 
@@ -174,13 +187,14 @@ def useful_threads(model: ModelSpec, spec: StageSpec) -> int:
 
 def _options(model: ModelSpec, spec: StageSpec) -> ContextOptions:
     return ContextOptions(
-        n_cells=n_cells(spec),
+        n_cells=n_cells(model, spec),
         n_rows=spec.n_rows,
-        n_seq=spec.n_seq + 1,
+        n_seq=spec.n_seq,
         n_outputs=n_outputs(spec),
         kv_dtype=spec.kv_dtype,
         threads=useful_threads(model, spec),
         flash_attention=uses_flash_attention(spec),
+        kv_unified=not has_pools(model, spec),
     )
 
 

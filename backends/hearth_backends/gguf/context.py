@@ -65,7 +65,7 @@ class ContextOptions:
     kv_dtype: str
     threads: int
     flash_attention: bool
-    kv_unified: bool = True
+    kv_unified: bool = True  # one pool of cells; otherwise one for each sequence
 
 
 class Context:
@@ -99,6 +99,7 @@ class Context:
             raise kind(f"llama.cpp made no context: {'; '.join(errors) or NO_REASON}")
         self.pointer: Any = pointer
         self._memory: Any = lib.llama_get_memory(pointer)
+        self._is_one_pool = options.kv_unified
 
     def decode(self, batch: BatchBuffers, n_rows: int) -> int:
         """Compute the first rows of the batch; llama_decode's return code (0: done)."""
@@ -125,10 +126,17 @@ class Context:
             raise BackendError(f"llama.cpp cannot cut row {seq} to {n_tokens} tokens")
 
     def fork(self, src: int, dst: int, n_tokens: int) -> None:
-        """Sequence dst becomes the first tokens of src; cells are shared, nothing is copied."""
+        """Sequence dst becomes the first tokens of src.
+
+        In one pool cells are shared and nothing is copied; otherwise the next `decode` copies all of
+        src before it computes, and `save` of dst has to wait for that.
+        """
         self.truncate(dst, 0)
-        if n_tokens:
+        if self._is_one_pool and n_tokens:
             lib.llama_memory_seq_cp(self._memory, src, dst, 0, n_tokens)
+        elif n_tokens:
+            lib.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+            self.truncate(dst, n_tokens)
 
     def length(self, seq: int) -> int:
         """Tokens in a sequence."""

@@ -13,9 +13,27 @@ WANTED_ROWS = 64
 KV_ELEMENT_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
-def n_cells(spec: StageSpec) -> int:
+def has_pools(model: ModelSpec, spec: StageSpec) -> bool:
+    """Whether every sequence has cells of its own, or all share one pool.
+
+    With one pool every row's attention passes over the cells of all sequences, idle ones too; with
+    pools of their own sequences share no cells, so the memory must be there for each at full length
+    (bench/RESULTS.md, "kv_unified"). Rows read by a callback come in batch order from one pool only.
+    """
+    by_callback = not spec.head and not _has_sentinel(model, spec)
+    return spec.n_seq > 1 and spec.kv_tokens >= spec.n_seq * spec.n_ctx and not by_callback
+
+
+def n_cells(model: ModelSpec, spec: StageSpec) -> int:
     """Cells of the context: never fewer than rows in a batch, which llama.cpp would cut down to them."""
-    return -(-max(spec.kv_tokens, spec.n_rows) // CELL_STEP) * CELL_STEP
+    least = max(spec.kv_tokens, spec.n_rows)
+    n_pools = spec.n_seq if has_pools(model, spec) else 1
+    return n_pools * (-(-least // (n_pools * CELL_STEP)) * CELL_STEP)
+
+
+def _n_visible(model: ModelSpec, spec: StageSpec) -> int:
+    """Cells that one row's attention passes over."""
+    return n_cells(model, spec) // (spec.n_seq if has_pools(model, spec) else 1)
 
 
 def uses_flash_attention(spec: StageSpec) -> bool:
@@ -25,8 +43,7 @@ def uses_flash_attention(spec: StageSpec) -> bool:
 
 def n_outputs(spec: StageSpec) -> int:
     """Rows that may leave a step; llama.cpp wants room for one of each sequence, and keeps it twice."""
-    n_seq = spec.n_seq + 1  # the row of scratch
-    return max(n_seq, min(spec.n_rows, WANTED_ROWS)) if spec.head else max(n_seq, spec.n_rows)
+    return max(spec.n_seq, min(spec.n_rows, WANTED_ROWS) if spec.head else spec.n_rows)
 
 
 def metadata_changes(model: ModelSpec, spec: StageSpec) -> dict[str, int]:
@@ -38,7 +55,7 @@ def metadata_changes(model: ModelSpec, spec: StageSpec) -> dict[str, int]:
     original = model.rope.original_context
     if model.rope.scaling != "longrope" or original is None or spec.n_ctx > original:
         return {}
-    return {f"{model.architecture}.rope.scaling.original_context_length": n_cells(spec)}
+    return {f"{model.architecture}.rope.scaling.original_context_length": n_cells(model, spec)}
 
 
 def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
@@ -76,7 +93,7 @@ def _kv(model: ModelSpec, spec: StageSpec) -> int:
     """Keys and values of every cell; windowed layers keep as many as the others."""
     n_layers = spec.last - spec.first + _has_sentinel(model, spec)
     per_cell = 2 * n_layers * model.n_kv_heads * model.head_dim * KV_ELEMENT_BYTES[spec.kv_dtype]
-    return int(n_cells(spec) * per_cell)
+    return int(n_cells(model, spec) * per_cell)
 
 
 def _workspace(model: ModelSpec, spec: StageSpec) -> int:
@@ -85,10 +102,10 @@ def _workspace(model: ModelSpec, spec: StageSpec) -> int:
     The mask lasts through a step; logits and a layer's intermediate values take turns.
     """
     flash = uses_flash_attention(spec)
-    mask = spec.n_rows * n_cells(spec) * (2 if flash else 4)
+    mask = spec.n_rows * _n_visible(model, spec) * (2 if flash else 4)
     layer = spec.n_rows * (10 * model.d_model + 2 * model.d_ff) * 4
     if not flash:
-        layer += spec.n_rows * n_cells(spec) * model.n_heads * 4
+        layer += spec.n_rows * _n_visible(model, spec) * model.n_heads * 4
     logits = n_outputs(spec) * (model.n_vocab if spec.head else 1) * 4
     vocabulary = VOCABULARY_BYTES * model.n_vocab if is_whole(model, spec) else 0
     return mask + max(layer, logits) + logits + vocabulary + GRAPH_BYTES

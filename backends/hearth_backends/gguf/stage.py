@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hearth_backends.base import (
     I32,
@@ -34,6 +36,9 @@ NAME = "gguf"
 Embed = Callable[[I32], Hidden]
 """Tokens [n] to what enters the first layer [n, d_model]."""
 
+Order: TypeAlias = "slice | NDArray[np.intp]"
+"""Indices of a batch's rows in the order in which they are computed."""
+
 _NOTHING = Sampled(np.empty(0, np.int32))
 
 
@@ -58,7 +63,7 @@ class Parts:
 
 
 class GgufStage(Stage):
-    """One context with `spec.n_seq` rows and, after them, one row of scratch for exports."""
+    """One context, a sequence of it for each row."""
 
     def __init__(self, spec: StageSpec, caps: Capabilities, parts: Parts) -> None:
         self.spec = spec
@@ -67,6 +72,7 @@ class GgufStage(Stage):
         self._context = parts.context
         self._buffers = parts.buffers
         self._lengths = [0] * spec.n_seq
+        self._uncopied: set[int] = set()  # rows forked since the last step
         self._closed = False
 
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
@@ -78,13 +84,15 @@ class GgufStage(Stage):
                 _NOTHING if self.spec.head else np.empty((0, self._parts.model.d_model), np.float32)
             )
         ends = self._check(batch)
-        self._fill(batch, x)
+        order = _ascending(batch.seq)
+        self._fill(batch, x, order)
         if self._parts.readout is not None:
             self._parts.readout.begin()
         self._decode(n, ends)
         for row, length in ends.items():
             self._lengths[row] = length
-        return _Done(self._read(batch, n))
+        self._uncopied.clear()
+        return _Done(self._read(batch, n, order))
 
     def poll(self, handle: Handle) -> Hidden | Sampled | None:
         """What `submit` computed."""
@@ -93,30 +101,27 @@ class GgufStage(Stage):
         return handle.result
 
     def export(self, placement: Placement, n_tokens: int) -> bytes:
-        """The state of a row's first tokens; raises StepError where it has fewer."""
-        row, scratch = placement.row, self.spec.n_seq
+        """The state of a row, to be taken as its first tokens; raises StepError where it has fewer."""
+        row = placement.row
         if not 0 < n_tokens <= self._lengths[row]:
             raise StepError(f"row {row} holds {self._lengths[row]} tokens, not {n_tokens}")
-        self._context.fork(row, scratch, n_tokens)
-        try:
-            return pack_state(self._tag(n_tokens), self._context.save(scratch))
-        finally:
-            self._context.truncate(scratch, 0)
+        if row in self._uncopied:
+            raise StepError(f"row {row} was forked, and no step computed since")
+        return pack_state(self._tag(n_tokens), self._context.save(row))
 
     def restore(self, placement: Placement, blob: bytes) -> int:
         """Put an exported state into a row; raises StepError for a foreign blob, or where it finds no room."""
         n_tokens, state = unpack_state(blob, self._tag(0))
         row = placement.row
         self._truncate(row, 0)
-        if not self._context.load(row, state):
+        if not self._context.load(row, state) or self._context.length(row) < n_tokens:
             self._truncate(row, 0)
             raise StepError(
                 f"llama.cpp does not take a state of {n_tokens} tokens (no room, or damaged)"
             )
-        self._lengths[row] = self._context.length(row)
-        if self._lengths[row] != n_tokens:
-            self._truncate(row, 0)
-            raise StepError("an exported state that holds other tokens than its tag says")
+        self._uncopied.discard(row)
+        self._lengths[row] = n_tokens
+        self._truncate(row, n_tokens)
         return n_tokens
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
@@ -146,6 +151,7 @@ class GgufStage(Stage):
                     continue
                 self._context.fork(op.src, op.dst, op.n_tokens)
                 self._lengths[op.dst] = op.n_tokens
+                self._uncopied.add(op.dst)
             else:
                 raise Unsupported(f"backend {NAME} does not {op.kind.value} states")
 
@@ -178,24 +184,23 @@ class GgufStage(Stage):
             ends[row] = first + stop - start
         return ends
 
-    def _fill(self, batch: Batch, x: Hidden | None) -> None:
+    def _fill(self, batch: Batch, x: Hidden | None, order: Order) -> None:
         n, buffers = len(batch.tokens), self._buffers
-        buffers.pos[:n] = batch.pos
-        buffers.seq[:n] = batch.seq
-        buffers.outputs[:n] = (
-            batch.want if self._parts.readout is None else self._parts.readout.flag
-        )
+        readout = self._parts.readout
+        buffers.pos[:n] = batch.pos[order]
+        buffers.seq[:n] = batch.seq[order]
+        buffers.outputs[:n] = batch.want[order] if readout is None else readout.flag
         if buffers.vectors is None:
-            buffers.tokens[:n] = batch.tokens
+            buffers.tokens[:n] = batch.tokens[order]
             return
         if self._parts.embed is not None:
             x = self._parts.embed(batch.tokens)
         if x is None or x.shape != (n, buffers.vectors.shape[1]):
             raise StepError(f"hidden states of shape {None if x is None else x.shape} for {n} rows")
         if self._parts.vector_divisor == 1.0:
-            buffers.vectors[:n] = x
+            buffers.vectors[:n] = x[order]
         else:
-            np.divide(x, np.float32(self._parts.vector_divisor), out=buffers.vectors[:n])
+            np.divide(x[order], np.float32(self._parts.vector_divisor), out=buffers.vectors[:n])
 
     def _decode(self, n: int, ends: dict[int, int]) -> None:
         with collected_errors() as errors:
@@ -211,9 +216,10 @@ class GgufStage(Stage):
             raise StepError(words)
         raise BackendError(words)
 
-    def _read(self, batch: Batch, n: int) -> Hidden | Sampled:
+    def _read(self, batch: Batch, n: int, order: Order) -> Hidden | Sampled:
         if self._parts.readout is not None:
-            return self._parts.readout.rows(self._context, n)
+            rows = self._parts.readout.rows(self._context, n)
+            return rows if isinstance(order, slice) else rows[np.argsort(order)]
         n_wanted = int(np.count_nonzero(batch.want))
         if n_wanted == 0:
             return _NOTHING
@@ -221,10 +227,20 @@ class GgufStage(Stage):
             raise StepError(
                 f"{n_wanted} rows are wanted, but the batch does not say how to sample them"
             )
-        return sample(self._context.logits(n_wanted), batch.sampling)
+        logits = self._context.logits(n_wanted)
+        if not isinstance(order, slice):
+            logits = logits[np.argsort(order[batch.want[order]])]
+        return sample(logits, batch.sampling)
 
     def _tag(self, n_tokens: int) -> StateTag:
         spec = self.spec
         return StateTag(
             NAME, VERSION, self._parts.digest, spec.first, spec.last, spec.kv_dtype, n_tokens
         )
+
+
+def _ascending(seq: I32) -> Order:
+    """By sequence: llama.cpp computes neighbours in one go, if they come in order."""
+    if (np.diff(seq) >= 0).all():
+        return slice(None)
+    return np.argsort(seq, kind="stable")
