@@ -15,9 +15,9 @@ from hearth_backends.base import Lease, Stage
 from hearth_backends.sim.backend import SimBackend
 from hearth_backends.sim.clock import SimClock
 from hearthd import wire
+from hearthd.engine.drafting import Drafter
 from hearthd.engine.intake import Intake
 from hearthd.engine.loader import LoadPlan, PlannedStage, assemble, plan_load
-from hearthd.engine.scheduler import Drafter
 
 
 @dataclass(slots=True)
@@ -67,7 +67,10 @@ class Rig:
         wrap: Callable[[Stage], Stage] = lambda stage: stage,
         **sizes: Any,
     ) -> None:
-        """`sizes`: fields of wire.Load; `wrap`: what each stage is put into."""
+        """`sizes`: fields of wire.Load; `wrap`: what each stage is put into.
+
+        Without a drafter nothing is guessed: what the gate decides depends on how fast this machine is.
+        """
         load = wire.Load(
             name="rig", path=path, **{"context": 256, "concurrency": 4, "step_tokens": 64, **sizes}
         )
@@ -75,6 +78,7 @@ class Rig:
         self.model = self.plan.model
         stages = [wrap(_load(stage, self.plan, clock)) for stage in self.plan.stages]
         self.core = assemble(self.plan, stages, load.step_tokens)
+        self.core.scheduler.drafter = None
         if drafter is not None:
             self.core.scheduler.draft_with(drafter)
         if clock is not None:

@@ -14,6 +14,7 @@ from hearth_backends.sim.options import parse_options
 from hearth_backends.sim.tokenizer import END_OF_TEXT, IM_END
 from hearthd import wire
 from hearthd.engine.request import Request
+from hearthd.engine.step import StepPlan
 
 END_IDS = frozenset((IM_END, END_OF_TEXT))
 
@@ -67,8 +68,24 @@ class ScriptedDrafter:
         self.wrong_every = wrong_every
         self.n_proposed = 0
 
-    def propose(self, request: Request, limit: int) -> Sequence[int]:
-        """At most `limit` of the next tokens, some of them wrong."""
+    def propose(
+        self, requests: Sequence[Request], limits: Sequence[int], n_spare: int
+    ) -> list[list[int]]:
+        """The next tokens of each, some of them wrong."""
+        drafts: list[list[int]] = []
+        for request, limit in zip(requests, limits, strict=True):
+            draft = self._next(request, max(0, min(limit, n_spare)))
+            n_spare -= len(draft)
+            drafts.append(draft)
+        return drafts
+
+    def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:
+        """Scripted drafters learn nothing."""
+
+    def forget(self, request: Request) -> None:
+        """Nor do they remember."""
+
+    def _next(self, request: Request, limit: int) -> list[int]:
         draft: list[int] = []
         for token in self.outputs.get(request.id, ())[request.n_output :][:limit]:
             self.n_proposed += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from hearth_backends.errors import BackendError, CapacityError, StepError
 from hearth_backends.sampling import NO_TOKEN
 from hearthd import wire
 from hearthd.engine.batching import BatchBuilder
+from hearthd.engine.drafting import Drafter
 from hearthd.engine.intake import Arrival
 from hearthd.engine.output import Output
 from hearthd.engine.pipeline import Pipeline, Ticket
@@ -63,6 +65,7 @@ class EngineCore:
         self._in_flight: deque[tuple[StepPlan, Ticket]] = deque()
         self._depth = max(pipeline.n_batches, 1 + pipeline.caps.async_depth)
         self._n_failures = 0
+        self._began_seconds = 0.0  # when the oldest step in flight had the stages for itself
 
     @property
     def has_work(self) -> bool:
@@ -93,6 +96,8 @@ class EngineCore:
         Raises BackendError when a stage is beyond use.
         """
         deltas: list[wire.Delta] = []
+        if not self._in_flight:
+            self._began_seconds = time.perf_counter()
         while len(self._in_flight) < self._depth:
             try:
                 plan = self.scheduler.plan()
@@ -123,10 +128,17 @@ class EngineCore:
             return self._after_failure(error, plan)
         self._n_failures = 0
         gained = self.scheduler.commit(plan, sampled.tokens.tolist())
+        if self.scheduler.drafter is not None:
+            self._teach(self.scheduler.drafter, plan, gained)
         self.counters.n_steps += 1
         deltas = self._speak(plan, sampled, gained)
         self._tell(StepOutcome.COMMITTED)
         return deltas
+
+    def _teach(self, drafter: Drafter, plan: StepPlan, gained: list[list[int]]) -> None:
+        now = time.perf_counter()
+        drafter.observe(plan, [len(tokens) for tokens in gained], now - self._began_seconds)
+        self._began_seconds = now
 
     def _speak(self, plan: StepPlan, sampled: Sampled, gained: list[list[int]]) -> list[wire.Delta]:
         """Deltas of a committed step; finishes the requests that came to their end."""

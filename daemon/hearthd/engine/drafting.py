@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from hearthd.engine.request import Request
+from hearthd.engine.step import StepPlan
 
 LOOKUP_LENGTHS = (8, 5, 3, 2)
 """Tokens of context that have to match, longest first."""
@@ -22,9 +23,26 @@ LEAST_GAIN = 1.03
 """What drafting must promise over not drafting; below it a step carries no guesses."""
 PLAIN_EVERY = 64
 """Every so many steps one goes without guesses, so that its cost stays known."""
+STALE_AFTER = 2000
+"""Steps after which a cost that was not measured again is no longer believed."""
 _EWMA = 0.15
 _PRIOR_ACCEPTANCE = 0.6
 _PRIOR_WEIGHT = 4.0
+
+
+class Drafter(Protocol):
+    """Guesses what comes next, and hears what became of it."""
+
+    def propose(
+        self, requests: Sequence[Request], limits: Sequence[int], n_spare: int
+    ) -> list[list[int]]:
+        """Guesses for each request, at most its limit, together at most n_spare; mostly empty lists."""
+
+    def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:
+        """A step was committed: tokens each of its requests gained, and how long it took."""
+
+    def forget(self, request: Request) -> None:
+        """The request is over."""
 
 
 class Guess(NamedTuple):
@@ -80,9 +98,15 @@ class StepCosts:
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
         self._sorted: list[int] = []
+        self._seen_at: dict[int, int] = {}
+        self._n_seen = 0
 
     def observe(self, n_rows: int, seconds: float) -> None:
-        """Take one measurement."""
+        """Take one measurement; a width that was not seen for long is forgotten, and tried anew."""
+        self._n_seen += 1
+        self._seen_at[n_rows] = self._n_seen
+        if self._n_seen % STALE_AFTER == 0:
+            self._forget_stale()
         known = self._seconds.get(n_rows)
         if known is None:
             self._seconds[n_rows] = seconds
@@ -90,6 +114,12 @@ class StepCosts:
             return
         bounded = min(seconds, 4 * known)  # one hiccup of the machine is not the cost of a step
         self._seconds[n_rows] = known + _EWMA * (bounded - known)
+
+    def _forget_stale(self) -> None:
+        for n_rows, at in list(self._seen_at.items()):
+            if self._n_seen - at > STALE_AFTER:
+                del self._seen_at[n_rows], self._seconds[n_rows]
+        self._sorted = sorted(self._seconds)
 
     def known(self, n_rows: int) -> bool:
         """Whether a step of that many rows was measured."""
@@ -194,6 +224,14 @@ def best_widths(
     return widths
 
 
+def _only_decodes(plan: StepPlan) -> bool:
+    """Whether a step held decoding requests and their guesses, and no part of a prompt."""
+    if plan.is_decode:
+        return True
+    rows = zip(plan.counts, plan.drafts, plan.samples, plan.scored, strict=True)
+    return all(n == 1 + d and samples and not scored for n, d, samples, scored in rows)
+
+
 class DraftGate:
     """Proposes drafts for the decoding requests of a step, and learns from what became of them."""
 
@@ -229,30 +267,27 @@ class DraftGate:
             self._memory(request).n_context = guess.n_context
         return [guess.tokens[:width] for guess, width in zip(guesses, widths, strict=True)]
 
-    def observe(
-        self,
-        requests: Sequence[Request],
-        n_drafted: Sequence[int],
-        n_gained: Sequence[int],
-        seconds: float,
-    ) -> None:
-        """The outcome of a step of decoding requests only: tokens each one gained, and the step's time."""
-        n_guessed = sum(n_drafted)
-        self.costs.observe(len(requests) + n_guessed, seconds)
-        n_tokens = sum(n_gained)
+    def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:
+        """Learn the cost of a step of decoding requests only, and which guesses stood."""
+        if not _only_decodes(plan):
+            return
+        n_guessed = sum(plan.drafts)
+        self.costs.observe(len(plan) + n_guessed, seconds)
         self.counters.seconds_spent += seconds
-        plain = self.costs.of(len(requests))
+        plain = self.costs.of(len(plan))
         if plain is not None:
-            self.counters.seconds_plain += plain * n_tokens / len(requests)
+            self.counters.seconds_plain += plain * sum(n_gained) / len(plan)
         if not n_guessed:
             return
-        for request, drafted, gained in zip(requests, n_drafted, n_gained, strict=True):
-            if not drafted or not gained:
-                continue
-            self.counters.n_guessed += drafted
-            self.counters.n_accepted += gained - 1
-            memory = self._memory(request)
-            memory.acceptance.observe(memory.n_context, drafted, gained - 1)
+        for request, n_drafted, gained in zip(plan.requests, plan.drafts, n_gained, strict=True):
+            if n_drafted and gained:
+                self._learn(request, n_drafted, gained - 1)
+
+    def _learn(self, request: Request, n_guessed: int, n_accepted: int) -> None:
+        self.counters.n_guessed += n_guessed
+        self.counters.n_accepted += n_accepted
+        memory = self._memory(request)
+        memory.acceptance.observe(memory.n_context, n_guessed, n_accepted)
 
     def forget(self, request: Request) -> None:
         """The request is over."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
-from hearth_backends.kv.joint import JointStore
 
 from hearth_backends import registry
 from hearth_backends.base import (
@@ -21,8 +20,11 @@ from hearth_backends.base import (
     StageSpec,
 )
 from hearth_backends.errors import Unsupported
+from hearth_backends.kv.joint import JointStore
 from hearthd import wire
+from hearthd.engine import policy
 from hearthd.engine.core import EngineCore
+from hearthd.engine.drafting import DraftGate
 from hearthd.engine.pipeline import Pipeline
 from hearthd.engine.scheduler import Scheduler
 from hearthd.engine.sizing import Room, choose_room
@@ -152,6 +154,8 @@ def assemble(plan: LoadPlan, stages: Sequence[Stage], step_tokens: int) -> Engin
         step_tokens=step_tokens,
         n_batches=pipeline.n_batches,
     )
+    if policy.draft_refusal(pipeline.caps) is None and not pipeline.caps.async_depth:
+        scheduler.draft_with(DraftGate())
     return EngineCore(plan.model, pipeline, store, scheduler)
 
 

@@ -11,21 +11,15 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Reservation, Want
 from hearth_backends.errors import Unsupported
 from hearthd.engine import policy
+from hearthd.engine.drafting import Drafter
 from hearthd.engine.request import Request, RequestState
+from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan
-
-
-class Drafter(Protocol):
-    """Guesses what comes next."""
-
-    def propose(self, request: Request, limit: int) -> Sequence[int]:
-        """At most `limit` tokens that may follow the request's last one."""
 
 
 class Unserviceable(Exception):
@@ -34,54 +28,6 @@ class Unserviceable(Exception):
     def __init__(self, request: Request) -> None:
         super().__init__(request.id)
         self.request = request
-
-
-class _Selection:
-    """Requests picked for a step while its budget lasts."""
-
-    __slots__ = ("drafts", "is_plain", "requests", "rows_left", "wants", "wants_left")
-
-    def __init__(self, n_rows: int, n_wants: int) -> None:
-        self.requests: list[Request] = []
-        self.wants: list[Want] = []
-        self.drafts: list[int] = []
-        self.is_plain = True  # every request has one row, and samples after it
-        self.rows_left = n_rows
-        self.wants_left = n_wants
-
-    def add(self, request: Request, n_rows: int, n_wanted: int, n_draft: int = 0) -> None:
-        self.is_plain = False
-        self.requests.append(request)
-        self.wants.append(Want(request, n_rows))
-        self.drafts.append(n_draft)
-        self.rows_left -= n_rows
-        self.wants_left -= n_wanted
-
-    def add_plain(self, requests: list[Request], wants: list[Want]) -> None:
-        """One row and one sample for each."""
-        self.requests += requests
-        self.wants += wants
-        self.drafts += [0] * len(requests)
-        self.rows_left -= len(requests)
-        self.wants_left -= len(requests)
-
-    def drop(self, request: Request) -> None:
-        """Take a request out again; its budget stays spent, a smaller step does no harm."""
-        if request in self.requests:
-            i = self.requests.index(request)
-            del self.requests[i], self.wants[i], self.drafts[i]
-
-    def drop_drafts(self) -> bool:
-        """Guess nothing after all, to need less memory; False where nothing was guessed."""
-        if not any(self.drafts):
-            return False
-        for i, n_draft in enumerate(self.drafts):
-            request, n_rows = self.wants[i]
-            self.wants[i] = Want(request, n_rows - n_draft)
-            if n_draft:
-                self.requests[i].draft = []
-            self.drafts[i] = 0
-        return True
 
 
 class Scheduler:
@@ -146,6 +92,8 @@ class Scheduler:
             else:
                 self.store.release(request)
         request.state = RequestState.FINISHED
+        if self.drafter is not None:
+            self.drafter.forget(request)
 
     @property
     def has_work(self) -> bool:
@@ -173,9 +121,9 @@ class Scheduler:
                 break
         return None
 
-    def _select(self) -> tuple[_Selection, list[Request]]:
+    def _select(self) -> tuple[Selection, list[Request]]:
         """Pick work for one step; the second list holds requests that were waiting until now."""
-        selection = _Selection(self.step_tokens, self.max_wants)
+        selection = Selection(self.step_tokens, self.max_wants)
         decoding, prompts = self._ready()
         self._prompts_turn = not self._prompts_turn
         if self.mixed and self._prompts_turn and len(decoding) >= self.max_wants:
@@ -216,7 +164,7 @@ class Scheduler:
             return True
         return self.caps.rollback == "checkpoint" and not n_started % BLOCK_TOKENS
 
-    def _pick_decoding(self, selection: _Selection, decoding: list[Request]) -> None:
+    def _pick_decoding(self, selection: Selection, decoding: list[Request]) -> None:
         most = -(-len(self.running) // self.n_batches)
         most = min(most, selection.wants_left, selection.rows_left)
         if len(decoding) > most:
@@ -225,36 +173,38 @@ class Scheduler:
             self._n_decoded += most
         # one whose last token is on the way has nothing to compute
         chosen = [r for r in decoding[:most] if len(r.tokens) + r.n_unknown < r.n_most]
-        if self.drafter is None:
+        drafts = self._draft(chosen, selection)
+        if drafts is None:
             if chosen != self._cohort:
                 self._cohort = chosen
                 self._cohort_wants = [Want(request, 1) for request in chosen]
             selection.add_plain(chosen, self._cohort_wants)
             return
-        for i, request in enumerate(chosen):
-            n_room = request.n_most - len(request.tokens) - request.n_unknown
-            n_spare = min(selection.rows_left, selection.wants_left) - (len(chosen) - i)
-            n_draft = self._draft(request, min(n_room - 1, n_spare), selection)
-            selection.add(request, 1 + n_draft, 1 + n_draft, n_draft)
+        for request, draft in zip(chosen, drafts, strict=True):
+            request.draft = draft
+            selection.add(request, 1 + len(draft), 1 + len(draft), len(draft))
 
-    def _pick_prompts(self, selection: _Selection, prompts: list[Request]) -> list[Request]:
+    def _pick_prompts(self, selection: Selection, prompts: list[Request]) -> list[Request]:
         """Chunks of running prompts, then of waiting ones; returns those admitted."""
         for request in prompts:
             if not self._pick_prompt(selection, request):
                 return []
         return [] if self._held_back and self.running else self._admit(selection)
 
-    def _draft(self, request: Request, limit: int, selection: _Selection) -> int:
-        """Let the drafter guess at most `limit` tokens; returns how many it did."""
-        request.draft = []
-        if self.drafter is None or request.n_unknown or limit < 1:
-            return 0
-        if self._is_full(selection):
-            return 0
-        request.draft = list(self.drafter.propose(request, limit))[:limit]
-        return len(request.draft)
+    def _draft(self, chosen: list[Request], selection: Selection) -> list[list[int]] | None:
+        """Guesses for the decoding requests of a step; None where nobody guesses."""
+        n_spare = min(selection.rows_left, selection.wants_left) - len(chosen)
+        if self.drafter is None or not chosen or n_spare < 1:
+            return None
+        most = self.caps.max_prefill_seqs
+        limits = [
+            0 if r.n_unknown or (most is not None and i >= most) else r.n_most - len(r.tokens) - 1
+            for i, r in enumerate(chosen)
+        ]
+        drafts = self.drafter.propose(chosen, limits, n_spare)
+        return drafts if any(drafts) else None
 
-    def _pick_prompt(self, selection: _Selection, request: Request) -> bool:
+    def _pick_prompt(self, selection: Selection, request: Request) -> bool:
         """Add a chunk of a prompt; False when the step takes no more of them."""
         if selection.rows_left < 1 or selection.wants_left < 1:
             return False
@@ -272,12 +222,12 @@ class Scheduler:
         selection.add(request, n_rows, n_rows if request.scores_prompt else 1)
         return True
 
-    def _is_full(self, selection: _Selection) -> bool:
+    def _is_full(self, selection: Selection) -> bool:
         """Whether no more sequences with several rows go into the step."""
         most = self.caps.max_prefill_seqs
         return most is not None and sum(want.n_tokens > 1 for want in selection.wants) >= most
 
-    def _admit(self, selection: _Selection) -> list[Request]:
+    def _admit(self, selection: Selection) -> list[Request]:
         """Move waiting requests into the selection, in rank order, while they fit."""
         admitted: list[Request] = []
         while self.waiting and len(self.running) < self.n_seq and selection.rows_left > 0:
@@ -319,7 +269,7 @@ class Scheduler:
                 request.started_seconds = self.clock()
                 request.n_cached = min(request.n_computed, request.n_prompt)
 
-    def _launch(self, selection: _Selection, reservation: Reservation) -> StepPlan:
+    def _launch(self, selection: Selection, reservation: Reservation) -> StepPlan:
         self._n_plans += 1
         if selection.is_plain:
             return self._launch_decode(selection, reservation)
@@ -361,7 +311,7 @@ class Scheduler:
         )
 
     @staticmethod
-    def _launch_decode(selection: _Selection, reservation: Reservation) -> StepPlan:
+    def _launch_decode(selection: Selection, reservation: Reservation) -> StepPlan:
         """The same for the commonest step, where it counts: one row each, all of them sampled."""
         starts: list[int] = []
         for request in selection.requests:
@@ -383,7 +333,7 @@ class Scheduler:
 
     # --- shortage ------------------------------------------------------------------------------
 
-    def _put_back(self, request: Request, selection: _Selection) -> None:
+    def _put_back(self, request: Request, selection: Selection) -> None:
         """An admission that did not fit after all."""
         selection.drop(request)
         self.running.remove(request)
@@ -395,7 +345,7 @@ class Scheduler:
         self.store.release(request)
         request.n_computed = 0
 
-    def _preempt(self, selection: _Selection) -> bool:
+    def _preempt(self, selection: Selection) -> bool:
         """Send the request that ranks last back to the queue; False when all are in flight."""
         request = policy.victim(self.running)
         if request is None:
@@ -413,7 +363,7 @@ class Scheduler:
 
     def preempt_one(self) -> None:
         """Make room after a stage found none; raises Unserviceable when only one request is left."""
-        self._preempt(_Selection(0, 0))
+        self._preempt(Selection(0, 0))
 
     # --- the end of a step ---------------------------------------------------------------------
 
