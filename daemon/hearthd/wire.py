@@ -181,6 +181,7 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
 
     name: str
     parameters: dict[str, Any] | bool | None = None
+    param: str = "tools"  # the field of the request that a refusal of the parameters names
 
 
 class ToolConstraint(msgspec.Struct, frozen=True, tag="tools", omit_defaults=True):
