@@ -9,11 +9,12 @@ import secrets
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from hearthd import log
+from hearthd import __version__, log
 from hearthd.api.envelope import REQUEST_ID, error_response
 from hearthd.api.keys import METRICS
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+_SERVER = f"hearthd/{__version__}"
 _UNMATCHED = "unmatched"
 _CLIENT_GONE = 499  # nobody reads it; it is for the metrics
 
@@ -26,8 +27,9 @@ def request_id_of(header: str | None) -> str:
 
 
 async def name_answer(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Put the request id on every answer before its headers go out; a signal, so streams have it too."""
+    """Put the request id on every answer before its headers go out; a signal, so that streams have it."""
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+    response.headers["Server"] = _SERVER
 
 
 @web.middleware

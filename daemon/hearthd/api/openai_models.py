@@ -13,6 +13,14 @@ from hearthd.api.response import json_response
 from hearthd.serving.status import ModelStatus
 
 
+class Stage(msgspec.Struct, frozen=True):
+    """Layers of the model on one device; null is all of them."""
+
+    backend: str
+    device: str
+    layers: tuple[int, int] | None
+
+
 class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     """What OpenAI's shape has no place for; null is unknown."""
 
@@ -34,7 +42,7 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str | None = None
     quantization: str | None = None
     backend: str | None = None
-    stages: list[wire.StageConfig] = []
+    stages: list[Stage] = []
     context: int | None = None
     concurrency: int | None = None
     kv_tokens: int | None = None
@@ -45,7 +53,11 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int | None = None
 
 
-_TOLD = frozenset(ModelDetails.__struct_fields__) & frozenset(wire.ModelInfo.__struct_fields__)
+_TOLD = tuple(
+    name
+    for name in ModelDetails.__struct_fields__
+    if name in wire.ModelInfo.__struct_fields__ and name != "stages"
+)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,4 +116,8 @@ def describe(status: ModelStatus) -> Model:
 
 def _told(info: wire.ModelInfo | None) -> dict[str, Any]:
     """The fields that both structs have, once they are known."""
-    return {} if info is None else {name: getattr(info, name) for name in _TOLD}
+    if info is None:
+        return {}
+    told = {name: getattr(info, name) for name in _TOLD}
+    stages = [Stage(stage.backend, stage.device, stage.layers) for stage in info.stages]
+    return {**told, "stages": stages}

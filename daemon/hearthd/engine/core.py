@@ -76,6 +76,8 @@ class EngineCore:
         """Take a request; returns its only delta when there is nothing to compute for it."""
         request, output = arrival.request, arrival.output
         computes = request.n_output < request.limits.max_output
+        if request.scores_prompt:
+            output.score([self._unscored(request.tokens[0])])
         if not computes and not (request.scores_prompt and request.n_prompt > 1):
             return [output.end("length")]
         self._requests[request.id] = request
@@ -179,17 +181,16 @@ class EngineCore:
         self, output: Output, request: Request, sampled: Sampled, row: int, n_scored: int
     ) -> None:
         first = request.n_scored - n_scored
-        if not first:
-            token = request.tokens[0]
-            output.score(
-                [wire.TokenLogprob(token, self.model.tokenizer.piece(token, special=True), None)]
-            )
         output.score(
             [
                 self._logprob(sampled, row + j, request.tokens[first + j + 1])
                 for j in range(n_scored)
             ]
         )
+
+    def _unscored(self, token: int) -> wire.TokenLogprob:
+        """The first token of a text: nothing came before it that could make it likely."""
+        return wire.TokenLogprob(token, self.model.tokenizer.piece(token, special=True), None)
 
     def _logprob(self, sampled: Sampled, row: int, token: int) -> wire.TokenLogprob:
         piece = self.model.tokenizer.piece
