@@ -1,0 +1,73 @@
+"""docs/api.md names every route, every field, every metric and every error code that there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hearthd import errors
+from hearthd.api import schema
+from hearthd.api.openai_models import ModelDetails
+from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
+from hearthd.api.routes import ROUTES
+from hearthd.telemetry.metrics import Metrics
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+NAMES = set(re.findall(r"`\"?([A-Za-z_/.{}0-9]+)\"?", PAGE))
+
+
+def test_every_route_is_documented() -> None:
+    documented = set(re.findall(r"^\| `(GET|POST) ([^`]+)` \|", PAGE, re.MULTILINE))
+    served = {(route.method, route.path.replace(":.+", "")) for route in ROUTES}
+    assert documented == served
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        schema.CompletionRequest,
+        schema.ChatRequest,
+        schema.TokenizeRequest,
+        schema.DetokenizeRequest,
+        ModelDetails,
+    ],
+)
+def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:
+    assert set(kind.__struct_fields__) <= NAMES
+
+
+def test_every_error_that_answers_is_documented() -> None:
+    codes, todo = set(), [errors.HearthError]
+    while todo:
+        error = todo.pop()
+        todo += error.__subclasses__()
+        codes.add(error.code)
+    before_it_listens = {"config_error", "already_running"}
+    not_raised_yet = {"forbidden", "model_loading"}
+    assert codes - before_it_listens - not_raised_yet <= NAMES
+
+
+def test_every_metric_is_documented() -> None:
+    metrics = Metrics()
+    metrics.watch(list)
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+    assert names
+    assert names - NAMES == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules"),
+    [
+        (schema.CompletionRequest, COMPLETION),
+        (schema.ChatRequest, CHAT),
+        (schema.TokenizeRequest, TOKENIZE),
+    ],
+)
+def test_refused_fields_are_fields(kind: type[msgspec.Struct], rules: dict[str, object]) -> None:
+    assert set(rules) <= set(kind.__struct_fields__)
+    assert set(COMMON) <= set(CHAT) & set(COMPLETION)
