@@ -245,7 +245,7 @@ class GrammarFactory:
         message = LLMatcher.validate_grammar(source, self._ready())
         if not message or message.startswith("WARNING"):
             return None
-        return _first_line(message)
+        return _first_lines(message)
 
 
 def _parameters(tool: wire.Tool) -> Schema:

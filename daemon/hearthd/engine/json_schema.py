@@ -202,7 +202,8 @@ def _check_values(schema: Mapping[str, Any], path: str) -> None:
             joined(path, "$schema"), "this draft is not known here; 2020-12, 2019-09, 7 and 6 are"
         )
     for keyword in ("const", "enum", "required", "properties"):
-        if keyword in schema and _has_control(schema[keyword]):
+        said = schema.get(keyword)
+        if _has_control(list(said) if keyword == "properties" and said else said):
             raise SchemaRefused(joined(path, keyword), "control characters are not served")
 
 
@@ -284,8 +285,17 @@ def _check_keywords(schema: dict[str, Any], path: str) -> None:
     _check_format(schema, path)
 
 
+_REAL_DAY = (
+    "^(....-(0[13-9]|1[0-2])-|....-02-([01]|2[0-8])"
+    "|(..(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)-02-29)"
+)
+"""A date's beginning where a 29th of February stands in leap years only."""
+
+
 def _check_format(schema: dict[str, Any], path: str) -> None:
     form = schema.get("format")
+    if form in ("date", "date-time"):
+        schema["allOf"] = [*schema.get("allOf", ()), {"pattern": _REAL_DAY}]
     if form is None or form in FORMATS:
         return
     types = schema.get("type", "string")
