@@ -146,6 +146,20 @@ async def test_a_body_over_the_limit(serving: FakeServing, path: str, chunked: b
     assert error["code"] == "body_too_large"
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_choices_count_as_copies_of_the_body(serving: FakeServing, path: str) -> None:
+    async with (
+        ApiServer(serving, options=ApiOptions(max_body_bytes=1000)) as server,
+        server.http() as http,
+    ):
+        async with http.post(path, json={**GOOD[path], "n": 2}) as answer:
+            assert answer.status == 200
+        async with http.post(path, json={**GOOD[path], "n": 100}) as answer:
+            error = await _error(answer, 413)
+    assert error["param"] == "n"
+    assert len(serving.submits) == 2
+
+
 # --- addresses and methods ---------------------------------------------------------------------
 
 
@@ -250,6 +264,7 @@ WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
     # fields, param, part of the message
     ({"model": None}, "model", "a string"),
     ({"model": 3}, "model", "expected a string, got an integer"),
+    ({"model": "m" * 257}, "model", "length <= 256"),
     ({"temperature": "hot"}, "temperature", "expected a number, got a string"),
     ({"temperature": 2.1}, "temperature", "a number <= 2.0"),
     ({"temperature": -0.1}, "temperature", "a number >= 0.0"),
@@ -360,6 +375,7 @@ WRONG_CHAT: list[tuple[dict[str, Any], str, str]] = [
     ({"continue_final_message": True}, "continue_final_message", "new message"),
     ({"echo": True}, "echo", "/v1/completions"),
     ({"chat_template_kwargs": {"rid": 1}}, "chat_template_kwargs.rid", "set by the engine"),
+    ({"chat_template_kwargs": {"x": [2**64]}}, "chat_template_kwargs", "64 bits"),
     ({"chat_template_kwargs": []}, "chat_template_kwargs", "an object"),
 ]
 WRONG_TOKENIZE: list[tuple[dict[str, Any], str, str]] = [

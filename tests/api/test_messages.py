@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from hearthd import wire
 from hearthd.api.messages import template_messages
 from hearthd.api.schema import Message
 from hearthd.errors import InvalidRequest
@@ -59,3 +60,30 @@ def test_other_parts_are_refused_with_their_place(kind: str) -> None:
         _convert(*messages)
     assert caught.value.param == "messages[1].content[1].type"
     assert caught.value.code == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ('{"x": 1', "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ('{"x": %s}' % (2**64), "64 bits"),
+        ('{"x": %s}' % ("[" * 5000 + "]" * 5000), "not a JSON object"),
+    ],
+)
+def test_arguments_that_no_frame_can_carry(arguments: str, says: str) -> None:
+    call = {"function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        _convert({"role": "assistant", "tool_calls": [call]})
+    assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 3))
+def test_nesting_is_refused_before_it_is_too_deep_for_a_frame(depth: int) -> None:
+    """Whatever passes can be sent on, from deeper in the stack than here too."""
+    call = {"function": {"name": "f", "arguments": '{"x": %s}' % ("[" * depth + "]" * depth)}}
+    try:
+        messages = _convert({"role": "assistant", "tool_calls": [call]})
+    except InvalidRequest:
+        return
+    assert wire.encode(wire.Submit(rid=1, sampling=wire.Sampling(), messages=messages))

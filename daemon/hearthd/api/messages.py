@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from hearthd.api.carriable import check_carriable
 from hearthd.api.refusals import unsupported
 from hearthd.api.schema import ContentPart, Message, ToolCall
 from hearthd.errors import InvalidRequest
@@ -67,14 +68,13 @@ def _part(part: ContentPart, at: str) -> str:
 
 def _tool_call(call: ToolCall, at: str) -> dict[str, Any]:
     """A past call; templates want its arguments as an object, clients send them as text."""
-    arguments = call.function.arguments
+    arguments, field = call.function.arguments, f"{at}.function.arguments"
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidRequest(
-                f"{at}.function.arguments: is not a JSON object", param=f"{at}.function.arguments"
-            ) from error
+            raise InvalidRequest(f"{field}: is not a JSON object", param=field) from error
+    check_carriable(arguments, field)
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": call.type, "function": function}
 

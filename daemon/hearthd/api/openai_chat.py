@@ -87,6 +87,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     arrived_seconds = time.monotonic()
     asked = await body.read(request, _decoder)
     refusals.refuse(asked, refusals.CHAT)
+    await submission.check_copies(request, asked.n or 1)
     include_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     answer = Answer(
         request,

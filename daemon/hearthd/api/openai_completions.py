@@ -51,6 +51,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         raise refusals.unsupported("best_of", "is served only where it equals n")
     prompts = submission.prompts_of(asked.prompt)
     submission.check_choices(len(prompts), n)
+    await submission.check_copies(request, n)
     include_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     answer = Answer(
         request,

@@ -27,6 +27,7 @@ Stops: TypeAlias = StopString | Annotated[list[StopString], Meta(max_length=16)]
 LogitBias: TypeAlias = Annotated[
     dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=4096)
 ]
+Name: TypeAlias = Annotated[str, Meta(max_length=256)]
 Prompt: TypeAlias = str | list[str | TokenId | list[TokenId]]
 
 
@@ -39,7 +40,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
 class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     """What completions and chat completions have in common."""
 
-    model: str
+    model: Name
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -93,7 +94,7 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True):
 class ContentPart(msgspec.Struct, frozen=True):
     """One part of a message; only those of type "text" are served."""
 
-    type: str
+    type: Name
     text: str | None = None
 
 
@@ -115,7 +116,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """One message of a chat."""
 
-    role: str
+    role: Name
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -153,7 +154,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Body of POST /tokenize: exactly one of prompt and messages."""
 
-    model: str | None = None
+    model: Name | None = None
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool | None = None
@@ -170,4 +171,4 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Body of POST /detokenize."""
 
     tokens: list[TokenId]
-    model: str | None = None
+    model: Name | None = None

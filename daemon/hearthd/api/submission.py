@@ -5,9 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from aiohttp import web
+
 from hearthd import wire
+from hearthd.api.carriable import check_carriable
 from hearthd.api.schema import MAX_CHOICES, GenerationFields, Prompt
-from hearthd.errors import InvalidRequest
+from hearthd.errors import BodyTooLarge, InvalidRequest
 
 _SEEDS = 1 << 64
 _GOLDEN = (
@@ -55,6 +58,16 @@ def check_choices(n_prompts: int, n: int) -> None:
         )
 
 
+async def check_copies(request: web.Request, n: int) -> None:
+    """Raise BodyTooLarge where n copies of the body are over its limit: each choice is a frame."""
+    n_bytes, limit = len(await request.read()), request.client_max_size
+    if n * n_bytes > limit:
+        raise BodyTooLarge(
+            f"n: {n} choices of a request of {n_bytes} bytes are over the limit of {limit} bytes",
+            param="n",
+        )
+
+
 def check_limits(asked: GenerationFields, max_tokens: int | None) -> None:
     """Raise InvalidRequest where two fields contradict each other."""
     if asked.min_tokens and max_tokens is not None and asked.min_tokens > max_tokens:
@@ -69,12 +82,15 @@ def check_limits(asked: GenerationFields, max_tokens: int | None) -> None:
 
 
 def template_arguments(asked: dict[str, Any] | None) -> dict[str, Any]:
-    """Further variables of the chat template; raises InvalidRequest for the engine's own names."""
-    for name in asked or {}:
+    """Further variables of the chat template; raises InvalidRequest, also for the engine's own names."""
+    if not asked:
+        return {}
+    for name in asked:
         if name in _RESERVED:
             field = f"chat_template_kwargs.{name}"
             raise InvalidRequest(f"{field}: is set by the engine", param=field)
-    return asked or {}
+    check_carriable(asked, "chat_template_kwargs")
+    return asked
 
 
 class Submissions:
