@@ -17,10 +17,23 @@ from hearth_backends.errors import BackendError
 from hearth_backends.gguf.context import BatchBuffers, Context, ContextOptions
 from hearth_backends.gguf.llama import Model
 
-ARMS: dict[str, dict[str, Any]] = {
-    "one pool": {},
-    "a pool each": {"kv_unified": False},
-    "one pool, no flash attention": {"flash_attention": False},
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to keep key-value memory, and which sequences of it are used."""
+
+    changes: dict[str, Any]
+    stride: int = 1  # 2: every other sequence
+    idle: bool = False  # other sequences hold tokens that nobody asks for
+
+
+KINDS = {
+    "one pool": Kind({}),
+    "one pool, idle prefixes": Kind({}, idle=True),
+    "a pool each": Kind({"kv_unified": False}),
+    "a pool each, idle prefixes": Kind({"kv_unified": False}, idle=True),
+    "a pool each, with gaps": Kind({"kv_unified": False}, stride=2),
+    "one pool, no flash attention": Kind({"flash_attention": False}),
 }
 
 
@@ -32,23 +45,26 @@ class Work:
     n_prompt: int
     n_chunk: int
     n_steps: int
+    n_idle: int
 
 
 class Arm:
     """One context, kept at the same lengths from round to round."""
 
-    def __init__(self, model: Model, options: ContextOptions, work: Work) -> None:
+    def __init__(self, model: Model, options: ContextOptions, work: Work, kind: Kind) -> None:
         self.work = work
-        self.context = Context(model, options)
+        self.context = Context(model, replace(options, **kind.changes))
         self.buffers = BatchBuffers(options.n_rows, None)
-        for seq in range(work.n_seq):
-            self._decode([seq] * work.n_prompt, list(range(work.n_prompt)))
+        self.rows = range(0, work.n_seq * kind.stride, kind.stride)
+        for row in range(work.n_seq, work.n_seq + (work.n_idle if kind.idle else 0)):
+            self._prefill(row)  # first, so that they hold the low cells
+        for row in self.rows:
+            self._prefill(row)
 
     def decode_seconds(self) -> list[float]:
         """Steps of one row of every sequence."""
-        n = self.work.n_seq
         taken = [
-            self._decode(list(range(n)), [self.work.n_prompt + step] * n)
+            self._decode(list(self.rows), [self.work.n_prompt + step] * len(self.rows))
             for step in range(self.work.n_steps)
         ]
         self._reset()
@@ -56,21 +72,25 @@ class Arm:
 
     def mixed_seconds(self) -> list[float]:
         """Steps of one row of every sequence but the last, which begins anew with a chunk of prompt."""
-        n, n_chunk = self.work.n_seq - 1, self.work.n_chunk
+        *others, last = self.rows
+        n_chunk = self.work.n_chunk
         taken = []
         for step in range(max(1, self.work.n_steps // 8)):
-            self.context.truncate(n, 0)
-            seq = [*range(n), *[n] * n_chunk]
-            pos = [*[self.work.n_prompt + step] * n, *range(n_chunk)]
+            self.context.truncate(last, 0)
+            seq = [*others, *[last] * n_chunk]
+            pos = [*[self.work.n_prompt + step] * len(others), *range(n_chunk)]
             taken.append(self._decode(seq, pos))
-        self.context.truncate(n, 0)
-        self._decode([n] * self.work.n_prompt, list(range(self.work.n_prompt)))
+        self.context.truncate(last, 0)
+        self._prefill(last)
         self._reset()
         return taken
 
     def _reset(self) -> None:
-        for seq in range(self.work.n_seq):
-            self.context.truncate(seq, self.work.n_prompt)
+        for row in self.rows:
+            self.context.truncate(row, self.work.n_prompt)
+
+    def _prefill(self, row: int) -> None:
+        self._decode([row] * self.work.n_prompt, list(range(self.work.n_prompt)))
 
     def _decode(self, seq: list[int], pos: list[int]) -> float:
         n = len(seq)
@@ -96,20 +116,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--idle", type=int, default=8, help="sequences with idle prefixes")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(argv)
-    work = Work(given.requests, given.prompt, given.chunk, given.steps)
+    work = Work(given.requests, given.prompt, given.chunk, given.steps, given.idle)
+    n_seq = given.requests + max(given.requests, given.idle)
     options = ContextOptions(
-        n_cells=given.requests * 512,
+        n_cells=n_seq * -(-(given.prompt + given.steps + 1) // 256) * 256,
         n_rows=max(given.prompt, given.chunk + given.requests),
-        n_seq=given.requests,
-        n_outputs=given.requests,
+        n_seq=n_seq,
+        n_outputs=n_seq,
         kv_dtype="f16",
         threads=given.threads,
         flash_attention=True,
     )
     model = Model(str(given.model))
-    arms = {name: Arm(model, replace(options, **changes), work) for name, changes in ARMS.items()}
+    arms = {name: Arm(model, options, work, kind) for name, kind in KINDS.items()}
     decode: dict[str, list[float]] = {name: [] for name in arms}
     mixed: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(given.rounds):
