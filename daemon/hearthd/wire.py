@@ -90,6 +90,12 @@ class Loading(Frame, frozen=True):
     fraction: float
 
 
+ToolFormat: TypeAlias = Literal["hermes", "llama3", "mistral", "mistral-args"]
+"""How a model writes calls of tools; `hearthd.engine.tool_format` shows them."""
+DEFAULT_TOOL_FORMAT: ToolFormat = "hermes"
+"""For models whose template teaches none."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """A loaded model as clients see it."""
 
@@ -107,7 +113,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     has_chat_template: bool
     weights_bytes: int
     rss_bytes: int | None = None  # of the engine after the load
-    tool_format: str | None = None  # how the model writes tool calls, see `engine.tool_format`
+    tool_format: ToolFormat | None = None  # that its chat template teaches
 
 
 class Ready(Frame, frozen=True):

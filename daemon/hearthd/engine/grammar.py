@@ -21,7 +21,7 @@ from hearth_backends.base import Tokenizer
 from hearthd import wire
 from hearthd.engine import json_schema, tool_format
 from hearthd.engine.json_schema import Place, Schema, SchemaRefused
-from hearthd.engine.tool_format import ToolFormat, ToolGrammar, quoted
+from hearthd.engine.tool_format import ToolGrammar, quoted
 from hearthd.engine.vocabulary import TokenizerForGrammars
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ class Grammar:
 class GrammarFactory:
     """Compiles constraints for one vocabulary; thread-safe. Nothing large is made before it is needed."""
 
-    def __init__(self, tokenizer: Tokenizer, form: ToolFormat | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, form: wire.ToolFormat | None = None) -> None:
         """`form`: in which the model writes calls of tools."""
         self._tokenizer = tokenizer
-        self._form: ToolFormat = form or tool_format.DEFAULT
+        self._form: wire.ToolFormat = form or wire.DEFAULT_TOOL_FORMAT
         self._building = threading.Lock()
         self._vocabulary: LLTokenizer | None = None
         self._looking = threading.Lock()

@@ -13,12 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-ToolFormat: TypeAlias = Literal["hermes", "llama3", "mistral", "mistral-args"]
+from hearthd.wire import ToolFormat
 
-DEFAULT: ToolFormat = "hermes"
-"""For models without a form of their own."""
 MAX_CALLS = 64
 """Calls in one answer that is made of nothing else."""
 
