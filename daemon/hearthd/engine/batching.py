@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hearth_backends.base import Batch, SamplingBatch, SamplingParams
+from hearthd.engine.grammar import ALL_ALLOWED, Grammar
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
 
@@ -22,6 +24,7 @@ class BatchBuilder:
         self._n_prompt: tuple[int, ...] = ()
         self._offsets = np.zeros(0, np.int64)
         self._plain = False  # no penalties, no banned tokens: nothing to look up per step
+        self._grammars: tuple[Grammar | None, ...] = ()  # empty where no request has one
 
     def build(self, plan: StepPlan) -> Batch:
         """The batch of a plan; rows in the plan's order."""
@@ -62,6 +65,7 @@ class BatchBuilder:
                 history=history,
                 n_prompt=self._n_prompt,
                 banned=banned,
+                mask=_masks([(grammar, ()) for grammar in self._grammars]),
             ),
         )
 
@@ -71,6 +75,8 @@ class BatchBuilder:
         self._n_prompt = tuple(r.n_prompt for r in requests)
         self._offsets = np.array(self._n_prompt, np.int64) - 1
         self._plain = not any(r.params.penalises or r.limits.min_output for r in requests)
+        grammars = tuple(r.grammar for r in requests)
+        self._grammars = grammars if any(grammars) else ()
 
     @staticmethod
     def _mixed(plan: StepPlan) -> Batch:
@@ -118,14 +124,17 @@ class _WantedRows:
         self.history: list[Sequence[int] | None] = []
         self.n_prompt: list[int] = []
         self.banned: list[tuple[int, ...]] = []
+        self.grammars: list[tuple[Grammar | None, Sequence[int]]] = []  # and the guesses after it
 
     def score(self, request: Request, first: int, n_rows: int) -> None:
         """Rows `first` onward give the log-probability of the prompt token after each."""
         for row in range(first, first + n_rows):
             self._add(request, 0, request.tokens[row + 1], None, _NOBODY)
+            self.grammars.append((None, ()))
 
     def sample(self, request: Request, first: int, n_rows: int) -> None:
         """Rows `first` onward sample; each assumes that the drafts before it stand."""
+        self.grammars.append((request.grammar, request.draft[: n_rows - 1]))
         for i in range(n_rows):
             position = first + i + 1 - request.n_prompt
             history: Sequence[int] | None = None
@@ -158,7 +167,26 @@ class _WantedRows:
             history=tuple(self.history),
             n_prompt=tuple(self.n_prompt),
             banned=tuple(self.banned),
+            mask=_masks(self.grammars),
         )
+
+
+def _masks(
+    grammars: Sequence[tuple[Grammar | None, Sequence[int]]],
+) -> NDArray[np.uint32] | None:
+    """One row for each grammar and each guess after it; None where there is no grammar at all."""
+    n_words = next((grammar.n_words for grammar, _ in grammars if grammar is not None), None)
+    if n_words is None:
+        return None
+    n_rows = sum(1 + len(draft) for _, draft in grammars)
+    mask = np.full((n_rows, n_words), ALL_ALLOWED, np.uint32)
+    at = 0
+    for grammar, draft in grammars:
+        end = at + 1 + len(draft)
+        if grammar is not None:
+            grammar.masks(mask[at:end], draft)
+        at = end
+    return mask
 
 
 def _banned(request: Request, position: int) -> tuple[int, ...]:

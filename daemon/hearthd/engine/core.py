@@ -151,7 +151,9 @@ class EngineCore:
             tokens = gained[i]
             output = self._outputs.get(request.id)
             if output is not None and tokens and tokens[-1] == NO_TOKEN:
-                deltas.append(self._give_up(request, "no_token", _NOTHING_LEFT_TO_SAMPLE))
+                deltas.append(self._give_up(request, "no_token", _why_nothing(request)))
+            elif output is not None and not _follows(request, tokens):
+                deltas.append(self._give_up(request, "grammar_failed", _OFF_GRAMMAR))
             elif output is not None and (tokens or n_scored):
                 if n_scored:
                     self._score(output, request, sampled, row, n_scored)
@@ -170,7 +172,8 @@ class EngineCore:
             logprobs = None
             if request.params.n_logprobs is not None:
                 logprobs = [self._logprob(sampled, row + j, t) for j, t in enumerate(tokens)]
-            delta = output.advance(tokens, logprobs)
+            is_over = request.grammar is not None and request.grammar.is_over
+            delta = output.advance(tokens, logprobs, is_over=is_over)
         elif not request.limits.max_output and request.n_computed >= request.n_prompt - 1:
             delta = output.end("length")
         if output.finish is not None:
@@ -273,5 +276,20 @@ class EngineCore:
             self._after_step(outcome)
 
 
+def _why_nothing(request: Request) -> str:
+    """Why no token was left to choose."""
+    broken = None if request.grammar is None else request.grammar.error
+    return _NOTHING_LEFT_TO_SAMPLE if broken is None else f"the grammar gave up: {broken}"
+
+
+def _follows(request: Request, tokens: list[int]) -> bool:
+    """Take what was gained into the request's grammar; False where it does not fit."""
+    grammar = request.grammar
+    if grammar is None:
+        return True
+    return all(grammar.accept(t) for t in tokens if t not in request.limits.end_ids)
+
+
+_OFF_GRAMMAR = "the output has left its grammar"
 _NOTHING_LEFT_TO_SAMPLE = "the model's logits, or what masks them, leave no token to choose"
 _NO_ROOM_EVER = "the request needs more key-value memory than this model was given"

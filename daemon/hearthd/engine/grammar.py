@@ -22,7 +22,7 @@ from hearthd import wire
 from hearthd.engine import json_schema, tool_format
 from hearthd.engine.json_schema import Place, Schema, SchemaRefused
 from hearthd.engine.tool_format import ToolGrammar, quoted
-from hearthd.engine.vocabulary import TokenizerForGrammars
+from hearthd.engine.vocabulary import TokenizerForGrammars, control_token
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -35,6 +35,8 @@ JSON_OPTIONS = {
     # Without \u a key has one spelling, so that none escapes from what its schema says.
     "json_allowed_escapes": 'nrbtf\\"',
 }
+ALL_ALLOWED = np.uint32(0xFFFFFFFF)
+"""A word of a mask where no grammar has a say."""
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 MAX_CACHED = 64
 """Compiled grammars that are kept."""
@@ -55,13 +57,15 @@ class GrammarRefused(Exception):
 class Grammar:
     """Follows one output, token by token; used by one thread at a time."""
 
-    __slots__ = ("_matcher",)
+    __slots__ = ("_matcher", "n_words")
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, n_words: int) -> None:
+        """`n_words`: of a mask, 32 tokens each."""
         self._matcher = matcher
+        self.n_words = n_words
 
     def mask(self, row: NDArray[np.uint32]) -> None:
-        """Set the bits of the tokens that may come next in `row` [ceil(n_vocab / 32)], clear the others.
+        """Set the bits of the tokens that may come next in `row` [n_words], clear the others.
 
         End tokens are among them where the output may end here. Nothing is when the grammar is broken.
         """
@@ -96,7 +100,7 @@ class Grammar:
 
     def fork(self) -> Grammar:
         """The same state, to go on by itself."""
-        return Grammar(self._matcher.deep_copy())
+        return Grammar(self._matcher.deep_copy(), self.n_words)
 
     @property
     def is_complete(self) -> bool:
@@ -120,6 +124,7 @@ class GrammarFactory:
     def __init__(self, tokenizer: Tokenizer, form: wire.ToolFormat | None = None) -> None:
         """`form`: in which the model writes calls of tools."""
         self._tokenizer = tokenizer
+        self._n_words = -(-tokenizer.n_vocab // 32)
         self._form: wire.ToolFormat = form or wire.DEFAULT_TOOL_FORMAT
         self._building = threading.Lock()
         self._vocabulary: LLTokenizer | None = None
@@ -137,20 +142,21 @@ class GrammarFactory:
             found = self._cache.get(key)
             if found is not None:
                 self._cache.move_to_end(key)
-                return Grammar(found.deep_copy())
+                return self._fresh(found)
         made = self._make(constraint)
         with self._looking:
             self._cache[key] = made
             while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
-        return Grammar(made.deep_copy())
+        return self._fresh(made)
 
     def mark(self, text: str) -> str:
         """A mark of tool calls as a term of a grammar: its control token, where it has one."""
-        tokens = self._tokenizer.encode(text, add_special=False, parse_special=True)
-        if len(tokens) == 1 and not self._tokenizer.piece(tokens[0]):
-            return f"<[{tokens[0]}]>"
-        return quoted(text)
+        token = control_token(self._tokenizer, text)
+        return quoted(text) if token is None else f"<[{token}]>"
+
+    def _fresh(self, matcher: LLMatcher) -> Grammar:
+        return Grammar(matcher.deep_copy(), self._n_words)
 
     # --- compiling -----------------------------------------------------------------------------
 
@@ -173,9 +179,10 @@ class GrammarFactory:
                 "unsupported", "this model has no token that ends an output", constraint.param
             )
         matcher = self._matcher(self._source(constraint), constraint.param)
-        row = np.zeros(-(-self._tokenizer.n_vocab // 32), np.uint32)
-        Grammar(first := matcher.deep_copy()).mask(row)
-        if first.is_error() or not row.any():
+        first = self._fresh(matcher)
+        row = np.zeros(self._n_words, np.uint32)
+        first.mask(row)
+        if not row.any():
             raise GrammarRefused(
                 "invalid_value", "no output at all would satisfy this", constraint.param
             )

@@ -6,13 +6,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from hearth_backends.kv.hashing import HashChain
-
 from hearth_backends.base import LoadedModel, SamplingParams, Tokenizer
+from hearth_backends.kv.hashing import HashChain
 from hearthd import wire
+from hearthd.engine import tool_format, tool_prompt
 from hearthd.engine.chat import ChatTemplate, TemplateRefused
+from hearthd.engine.grammar import Grammar, GrammarFactory, GrammarRefused
 from hearthd.engine.output import Output
 from hearthd.engine.request import Limits, Priority, Request
+from hearthd.engine.vocabulary import control_token
 
 
 class Refused(Exception):
@@ -39,6 +41,10 @@ class Intake:
         self.context = context
         self._digest = model.spec.digest
         self._add_bos = model.spec.add_bos
+        form = tool_format.detect(model.spec.chat_template) or wire.DEFAULT_TOOL_FORMAT
+        self.grammars = GrammarFactory(model.tokenizer, form)
+        marks = (control_token(model.tokenizer, mark) for mark in tool_format.MARKS[form])
+        self._marks = frozenset(token for token in marks if token is not None)
         self._chat: ChatTemplate | None = None
         self._chat_refusal = (
             "the model's file has no chat template; /v1/completions takes plain text"
@@ -58,7 +64,7 @@ class Intake:
         prompt = self._prompt(frame)
         max_output = self._room(frame, len(prompt))
         end_ids = frozenset(frame.stop_token_ids)
-        if not frame.ignore_eos:
+        if not frame.ignore_eos or frame.constraint is not None:  # what is complete has to end
             end_ids |= self.tokenizer.end_ids
         request = Request(
             id=frame.rid,
@@ -83,8 +89,28 @@ class Intake:
             ),
             shares=frame.prompt_logprobs is None,
             scores_prompt=frame.prompt_logprobs is not None,
+            grammar=self._grammar(frame),
         )
-        return Arrival(request, Output(request, self.tokenizer, echo=self._echo(frame, prompt)))
+        output = Output(
+            request,
+            self.tokenizer,
+            echo=self._echo(frame, prompt),
+            shown=self._marks if frame.calls_tools else frozenset(),
+        )
+        return Arrival(request, output)
+
+    def _grammar(self, frame: wire.Submit) -> Grammar | None:
+        """What the output must be, from where it is now."""
+        if frame.constraint is None:
+            return None
+        try:
+            grammar = self.grammars.compile(frame.constraint)
+        except GrammarRefused as refused:
+            raise Refused(frame.rid, refused.code, refused.message, refused.param) from refused
+        if not all(grammar.accept(token) for token in frame.emitted):
+            message = "the output so far does not fit what the output must be"
+            raise Refused(frame.rid, "invalid_value", message, "emitted")
+        return grammar
 
     def _echo(self, frame: wire.Submit, prompt: list[int]) -> str | None:
         """The prompt's text, where the client wants it back."""
@@ -144,6 +170,9 @@ class Intake:
         if messages is not None:
             if self._chat is None:
                 raise Refused(rid, "no_chat_template", self._chat_refusal, "messages")
+            tools = template_args.get("tools") or ()
+            if not self._chat.takes_tools and (tools or tool_prompt.speaks_of_tools(messages)):
+                messages = tool_prompt.as_plain_messages(messages, tools)
             try:
                 text = self._chat.render(messages, **template_args)
             except TemplateRefused as error:

@@ -22,7 +22,7 @@ from hearth_backends.base import (
 from hearth_backends.errors import Unsupported
 from hearth_backends.kv.joint import JointStore
 from hearthd import wire
-from hearthd.engine import policy
+from hearthd.engine import policy, tool_format
 from hearthd.engine.core import EngineCore
 from hearthd.engine.drafting import DraftGate
 from hearthd.engine.pipeline import Pipeline
@@ -175,6 +175,7 @@ def model_info(plan: LoadPlan) -> wire.ModelInfo:
         backend="+".join(dict.fromkeys(stage.backend.name for stage in plan.stages)),
         stages=[stage.config for stage in plan.stages],
         has_chat_template=spec.chat_template is not None,
+        tool_format=tool_format.detect(spec.chat_template),
         weights_bytes=sum(request.weights_bytes for request in plan.lease_requests()),
         rss_bytes=psutil.Process().memory_info().rss,
     )

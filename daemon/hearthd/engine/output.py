@@ -22,8 +22,18 @@ class Output:
         "_echo", "_first", "_logprobs", "_n_output", "_request", "_scored", "_stream", "finish", "stopped_by",
     )  # fmt: skip
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, *, echo: str | None = None) -> None:
-        """`echo`: the prompt's text, if it is to come first. Tokens already emitted are not repeated."""
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        *,
+        echo: str | None = None,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
+        """`echo`: the prompt's text, if it is to come first. Tokens already emitted are not repeated.
+
+        `shown`: control tokens whose names are part of the text.
+        """
         limits = request.limits
         self._request = request
         self._echo = echo
@@ -36,6 +46,7 @@ class Output:
             limits.stop,
             include_stop=limits.include_stop,
             min_tokens=limits.min_output,
+            shown=shown,
         )
         for token in request.tokens[request.n_prompt :]:
             self._stream.push(token)
@@ -47,9 +58,16 @@ class Output:
         self._scored += entries
 
     def advance(
-        self, tokens: Sequence[int], logprobs: Sequence[wire.TokenLogprob] | None = None
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[wire.TokenLogprob] | None = None,
+        *,
+        is_over: bool = False,
     ) -> wire.Delta | None:
-        """What tokens add to the text; None where all of it is held back for now."""
+        """What tokens add to the text; None where all of it is held back for now.
+
+        `is_over`: nothing may follow these tokens, whatever the limits are.
+        """
         text = ""
         released: list[int] = []
         limits = self._request.limits
@@ -65,6 +83,9 @@ class Output:
             released += tokens_out
             if self._stream.stopped_by is not None:
                 self.finish, self.stopped_by = "stop", self._stream.stopped_by
+                break
+            if is_over and i == len(tokens) - 1:
+                self.finish = "stop"
                 break
             if self._n_output >= limits.max_output:
                 self.finish = "length"

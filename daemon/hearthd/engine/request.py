@@ -8,6 +8,7 @@ from enum import Enum
 
 from hearth_backends.base import SamplingParams
 from hearth_backends.kv.hashing import HashChain
+from hearthd.engine.grammar import Grammar
 
 
 class RequestState(Enum):
@@ -58,6 +59,7 @@ class Request:
     priority: Priority = field(default_factory=Priority)
     shares: bool = True
     scores_prompt: bool = False  # log-probabilities of the prompt's tokens are wanted
+    grammar: Grammar | None = None  # of the output; has taken in what is in `tokens`
 
     state: RequestState = RequestState.WAITING
     n_computed: int = 0
@@ -89,4 +91,4 @@ class Request:
     @property
     def needs_host_token(self) -> bool:
         """Whether a next step can be planned only once the last token is known here."""
-        return self.params.penalises
+        return self.params.penalises or self.grammar is not None

@@ -202,6 +202,7 @@ class Scheduler:
             for i, r in enumerate(chosen)
         ]
         drafts = self.drafter.propose(chosen, limits, n_spare)
+        drafts = [_fitting(r, draft) for r, draft in zip(chosen, drafts, strict=True)]
         return drafts if any(drafts) else None
 
     def _pick_prompt(self, selection: Selection, request: Request) -> bool:
@@ -459,6 +460,13 @@ class Scheduler:
             if request.state is RequestState.FINISHED and not request.n_inflight:
                 self._n_leaving -= 1
                 self.store.release(request)
+
+
+def _fitting(request: Request, draft: list[int]) -> list[int]:
+    """The guesses that the request's grammar lets stand."""
+    if request.grammar is None or not draft:
+        return draft
+    return draft[: request.grammar.n_fitting(draft)]
 
 
 def _note_failure(request: Request) -> None:

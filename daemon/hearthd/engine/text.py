@@ -36,8 +36,8 @@ class TextStream:
     """
 
     __slots__ = (
-        "_held", "_include_stop", "_min_tokens", "_n_released", "_n_tokens", "_pending", "_start",
-        "_stops", "_tokenizer", "_utf8", "stopped_by",
+        "_held", "_include_stop", "_min_tokens", "_n_released", "_n_tokens", "_pending", "_shown",
+        "_start", "_stops", "_tokenizer", "_utf8", "stopped_by",
     )  # fmt: skip
 
     def __init__(
@@ -47,12 +47,14 @@ class TextStream:
         *,
         include_stop: bool = False,
         min_tokens: int = 0,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
-        """Stop strings count only after `min_tokens` tokens."""
+        """Stop strings count only after `min_tokens` tokens; `shown` control tokens have text."""
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._include_stop = include_stop
         self._min_tokens = min_tokens
+        self._shown = shown
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""  # decoded, not released
         self._n_released = 0  # characters released so far
@@ -68,7 +70,7 @@ class TextStream:
         if self.stopped_by is not None:
             return "", []
         self._n_tokens += 1
-        self._held += self._utf8.decode(self._tokenizer.piece(token))
+        self._held += self._utf8.decode(self._tokenizer.piece(token, special=token in self._shown))
         end = self._n_released + len(self._held) + bool(self._utf8.getstate()[0])
         self._pending.append((token, self._start, end))
         self._start = end

@@ -14,6 +14,12 @@ _CONTROL = b"\xff"  # begins no UTF-8: llguidance's sign of a token that no text
 _MARGIN = "\x02"  # stands before a text while it is cut, where a vocabulary puts a space there
 
 
+def control_token(tokenizer: Tokenizer, text: str) -> int | None:
+    """The token that a text is the name of, where it is a control token."""
+    tokens = tokenizer.encode(text, add_special=False, parse_special=True)
+    return tokens[0] if len(tokens) == 1 and not tokenizer.piece(tokens[0]) else None
+
+
 class TokenizerForGrammars:
     """What llguidance's wrapper asks of a tokenizer, around ours."""
 

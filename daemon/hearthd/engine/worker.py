@@ -8,7 +8,8 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hearth_backends.errors import BackendError
 from hearthd import wire
@@ -16,10 +17,13 @@ from hearthd.engine.core import EngineCore
 from hearthd.engine.intake import Arrival, Intake, Refused
 from hearthd.engine.link import EngineLink, HearthdGone
 from hearthd.engine.loader import execute_load, model_info, plan_load
+from hearthd.engine.preparation import Preparation
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+LARGE_VOCABULARY = 8192
+"""Tokens from which on a vocabulary is not left until a request asks for a grammar."""
 PROGRESS_STEP = 0.01
 """Progress is told when it has grown by this much."""
 
@@ -53,7 +57,9 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
     try:
         link.send(wire.Loading("reading", 0.0))
         plan = plan_load(load)
-        core = execute_load(plan, load, _grants(link), _progress(link))
+        intake = Intake(plan.model, context=plan.room.context)
+        with _warming(intake):
+            core = execute_load(plan, load, _grants(link), _progress(link))
     except BackendError as error:
         link.send(wire.Failed(error.code, str(error)))
         return 1
@@ -62,12 +68,26 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
         gc.collect()
         gc.freeze()  # what the load left stays; collections while serving need not look at it
         try:
-            Worker(link, core, Intake(plan.model, context=plan.room.context)).run()
+            Worker(link, core, intake).run()
         except BackendError as error:
             log.exception("the engine gives up")
             link.send(wire.Failed(error.code, str(error)))
             return 1
     return 0
+
+
+@contextmanager
+def _warming(intake: Intake) -> Iterator[None]:
+    """A large vocabulary is made ready for grammars beside the load: later it would stall every request."""
+    if intake.tokenizer.n_vocab < LARGE_VOCABULARY:
+        yield
+        return
+    thread = threading.Thread(target=intake.grammars.warm, name="grammars", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _grants(link: EngineLink) -> Callable[[wire.LeaseRequest], int]:
@@ -107,6 +127,7 @@ class Worker:
         self._kv_tokens_free = core.store.free_tokens()  # after the last step; the beat reads it
         self._stop_by: float | None = None  # once asked to stop
         self._over = threading.Event()
+        self._preparation = Preparation(intake.submit, self._inbox.put, link.send)
 
     def run(self) -> None:
         """Step while there is work, sleep while there is none; raises BackendError, HearthdGone."""
@@ -123,6 +144,7 @@ class Worker:
                     self._step()
         finally:
             self._over.set()
+            self._preparation.close()
 
     def _may_go_on(self, stop_by: float) -> bool:
         return self._core.has_work and time.monotonic() < stop_by
@@ -175,12 +197,16 @@ class Worker:
     def _receive(self, frame: wire.ToEngine) -> None:
         try:
             match frame:
+                case wire.Submit() if frame.constraint is not None:
+                    self._preparation.take(frame)
                 case wire.Submit():
                     self._inbox.put(self._intake.submit(frame))
                 case wire.Encode():
                     self._link.send(self._intake.encode(frame))
                 case wire.Decode():
                     self._link.send(self._intake.decode(frame))
+                case wire.Cancel() if self._preparation.cancel(frame.rid):
+                    log.debug("request %d was cancelled before it was ready", frame.rid)
                 case wire.Cancel() | wire.Stop():
                     self._inbox.put(frame)
                 case _:
