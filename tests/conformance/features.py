@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import sim_oracle
 from by_hand import export_after_prompt, restore_and_decode
+from engine_rig import Answer
 from shells import Flaky, Masking, Starving, mask_of
 from sim_oracle import ScriptedDrafter
 from subjects import GREEDY, Ask, Subject
@@ -155,6 +159,72 @@ def masks(subject: Subject) -> None:
         for rid, ask in zip(rids, asks, strict=True):
             assert set(rig.answers[rid].output) <= set(allowed)
             subject.check(rig.answers[rid], ask)
+
+
+@feature("what an output must be it is, also after preemption, failure, and wrong guesses")
+def grammars(subject: Subject) -> None:
+    asks = [
+        subject.ask(
+            seed,
+            n_prompt=20 + seed,
+            max_tokens=60,
+            constraint=constraint,
+            ignore_eos=False,
+            sampling=wire.Sampling(temperature=seed % 2, seed=seed),
+        )
+        for seed, constraint in enumerate(_constraints())
+    ]
+    free = [subject.ask(seed, max_tokens=20) for seed in range(2)]
+    for options in (
+        {},
+        {"wrap": partial(Starving, every=9), "context": 128, "kv_tokens": 320},
+        {"wrap": partial(Flaky, every=max(subject.fails_every))},
+    ):
+        with subject.rig(**options) as rig:
+            rids = [subject.submit(rig, ask) for ask in (*asks, *free)]
+            rig.run()
+            for rid, ask in zip(rids, (*asks, *free), strict=True):
+                subject.check(rig.answers[rid], ask)
+            for rid, ask in zip(rids, asks, strict=False):
+                _check_grammar(rig.answers[rid], ask)
+            rig.assert_nothing_leaked()
+
+
+def _constraints() -> list[wire.Constraint]:
+    """Of every kind, and short."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 99}, "b": {"enum": ["x", "yz"]}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    return [
+        wire.JsonConstraint(schema),
+        wire.RegexConstraint("(ab|cd){4}[0-9]{3}"),
+        wire.ChoiceConstraint(["forty-two", "forty-three", "four"]),
+        wire.GrammarConstraint('start: "(" (NUMBER | start) ")"\nNUMBER: /[0-9]{1,4}/'),
+        wire.ToolConstraint([wire.Tool("f", schema), wire.Tool("g")], parallel=False),
+    ]
+
+
+def _check_grammar(answer: Answer, ask: Ask) -> None:
+    """An output that came to its end is what it had to be."""
+    if answer.finish == "length":
+        return
+    assert answer.finish == "stop"
+    match ask.constraint:
+        case wire.JsonConstraint():
+            jsonschema.validate(json.loads(answer.text), ask.constraint.schema)
+        case wire.RegexConstraint():
+            assert re.fullmatch(ask.constraint.pattern, answer.text)
+        case wire.ChoiceConstraint():
+            assert answer.text in ask.constraint.choices
+        case wire.GrammarConstraint():
+            assert re.fullmatch(r"\(+[0-9]{1,4}\)+", answer.text)
+        case wire.ToolConstraint():
+            said = json.loads(answer.text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+            tools = {tool.name: tool.parameters for tool in ask.constraint.tools}
+            jsonschema.validate(said["arguments"], tools[said["name"]] or {"maxProperties": 0})
 
 
 @feature("repetition, presence and frequency penalties and biases count what the request has said")

@@ -38,6 +38,7 @@ class Ask:
     min_tokens: int = 0
     ignore_eos: bool = True
     allowed: tuple[int, ...] = ()  # tokens that a mask lets through; none: all
+    constraint: wire.Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Subject:
             max_tokens=ask.max_tokens,
             min_tokens=ask.min_tokens,
             ignore_eos=ask.ignore_eos,
+            constraint=ask.constraint,
         )
 
     def expect(self, ask: Ask) -> list[int]:
@@ -110,6 +112,11 @@ _references: dict[tuple[str, str], tuple[list[int], int]] = {}
 
 
 def _from_oracle(subject: Subject, ask: Ask) -> tuple[list[int], int]:
+    if ask.constraint is not None:
+        output = sim_oracle.expected_under(
+            subject.path, ask.prompt, ask.sampling, ask.constraint, max_tokens=ask.max_tokens
+        )
+        return output, len(output)
     language = sim_oracle.language_of(subject.path)
     output = oracle(
         language,

@@ -418,3 +418,59 @@ def test_a_vocabulary_without_an_end_is_refused() -> None:
     endless.end_ids = frozenset()
     with pytest.raises(GrammarRefused, match="no token that ends"):
         GrammarFactory(endless).compile(wire.JsonConstraint(True))
+
+
+# --- patterns -------------------------------------------------------------------------------------
+
+PATTERNS = [
+    '^[^"]a$', r"^[^\\]a$", r'^[^"\\]+$', r"^[^\n]a$", r'^[^\n"]a$', "^[^a-z]a$", r"^[\n-z]a$",
+    r"^[\t ]a$", "^[^/]a$", r"^[\w\s]a$", r"^\Sa$", r"^\Da$", r"^[^\s]a$", "^[ -~]a$",
+    r'^[^\x00-\x1f"]a$', r'^["\\]a$', r'^(\n|")a$', '^(?:[^"]|b)a$', "^[^,]+a$", "^.a$", r"^\.a$",
+    r'^[^\]"]a$', r"^[]a]a$", r"^[^]]a$", "b", "^a|b$", r"^\x41?a$", r"^\x4ab?a$", r"^[\x20-\x7e]a$",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_lets_nothing_else_through(plain: GrammarFactory, pattern: str) -> None:
+    constraint = wire.JsonConstraint({"type": "string", "pattern": pattern})
+    letters = [chr(code) for code in range(0x180)] + ["中", "😀", "\u2028"]
+    taken = 0
+    for letter in letters:
+        for text in {json.dumps(letter + "a", ensure_ascii=False), json.dumps(letter + "a")}:
+            if follow(plain.compile(constraint), text):
+                assert re.search(pattern, letter + "a"), repr(letter)
+                taken += 1
+    assert taken
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_texts_of_a_pattern_match_it(
+    factory: tuple[GrammarFactory, Tokenizer], pattern: str
+) -> None:
+    schema = {"type": "string", "pattern": pattern, "maxLength": 20}
+    for text in complete(factory, schema, 6):
+        assert re.search(pattern, json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": r"^a\x01$"},
+        {"pattern": "^a\x01$"},
+        {"pattern": r"^\u0001$"},
+        {"pattern": r"^\x{1}$"},
+        {"pattern": r"^\v$"},
+        {"pattern": r"^[\x00-\x07]$"},
+        {"pattern": r"^\p{Cc}$"},
+        {"pattern": r"^[\p{Cc}]$"},
+        {"pattern": "^[a[b]]$"},
+        {"pattern": "^[a-z&&[^b]]$"},
+        {"patternProperties": {'^[^"]$': True}},
+    ],
+    ids=repr,
+)
+def test_a_pattern_that_cannot_be_right_is_refused(
+    plain: GrammarFactory, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(GrammarRefused, match="not served"):
+        plain.compile(wire.JsonConstraint(schema))

@@ -8,11 +8,13 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from hearth_backends.base import F32, SamplingParams
+from hearth_backends.base import F32, SamplingBatch, SamplingParams
+from hearth_backends.sampling import sample
 from hearth_backends.sim.language import SimLanguage, oracle, oracle_logits
 from hearth_backends.sim.options import parse_options
-from hearth_backends.sim.tokenizer import END_OF_TEXT, IM_END
+from hearth_backends.sim.tokenizer import END_OF_TEXT, IM_END, ByteTokenizer
 from hearthd import wire
+from hearthd.engine.grammar import GrammarFactory
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
 
@@ -57,6 +59,40 @@ def expected_logprobs(path: str, tokens: Sequence[int]) -> F32:
     logits -= logits.max(axis=1, keepdims=True)
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return logits.astype(np.float32)
+
+
+def expected_under(
+    path: str,
+    prompt: Sequence[int],
+    sampling: wire.Sampling,
+    constraint: wire.Constraint,
+    *,
+    max_tokens: int,
+) -> list[int]:
+    """The output of a request alone that has to be something."""
+    options = language_of(path).options
+    grammar = GrammarFactory(ByteTokenizer(options.vocab, add_bos=bool(options.bos))).compile(
+        constraint
+    )
+    output: list[int] = []
+    mask = np.zeros((1, grammar.n_words), np.uint32)
+    while len(output) < max_tokens and not grammar.is_over:
+        grammar.mask(mask[0])
+        history = [*prompt, *output]
+        batch = SamplingBatch(
+            params=(params_of(sampling),),
+            positions=np.array([len(output)], np.int64),
+            targets=np.array([-1], np.int32),
+            history=(history,),
+            n_prompt=(len(prompt),),
+            banned=((),),
+            mask=mask,
+        )
+        logits = oracle_logits(language_of(path), history)[-1:]
+        output.append(int(sample(logits, batch).tokens[0]))
+        if output[-1] in END_IDS or not grammar.accept(output[-1]):
+            break
+    return output
 
 
 class ScriptedDrafter:

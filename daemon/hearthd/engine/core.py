@@ -152,7 +152,7 @@ class EngineCore:
             output = self._outputs.get(request.id)
             if output is not None and tokens and tokens[-1] == NO_TOKEN:
                 deltas.append(self._give_up(request, "no_token", _why_nothing(request)))
-            elif output is not None and not _follows(request, tokens):
+            elif output is not None and not _follow(request, tokens):
                 deltas.append(self._give_up(request, "grammar_failed", _OFF_GRAMMAR))
             elif output is not None and (tokens or n_scored):
                 if n_scored:
@@ -282,12 +282,22 @@ def _why_nothing(request: Request) -> str:
     return _NOTHING_LEFT_TO_SAMPLE if broken is None else f"the grammar gave up: {broken}"
 
 
-def _follows(request: Request, tokens: list[int]) -> bool:
-    """Take what was gained into the request's grammar; False where it does not fit."""
+def _follow(request: Request, tokens: list[int]) -> bool:
+    """Take what was gained into the request's grammar; False where it does not fit.
+
+    What comes after the end of a whole output, an end token, is taken off the tokens.
+    """
     grammar = request.grammar
     if grammar is None:
         return True
-    return all(grammar.accept(t) for t in tokens if t not in request.limits.end_ids)
+    for i, token in enumerate(tokens):
+        if token in request.limits.end_ids:
+            break
+        if not grammar.accept(token):
+            return False
+        if grammar.is_over:
+            del tokens[i + 1 :]
+    return True
 
 
 _OFF_GRAMMAR = "the output has left its grammar"

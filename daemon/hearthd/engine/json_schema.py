@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from hearthd.engine import json_pattern
+from hearthd.engine.json_pattern import Verdict
+
 Schema: TypeAlias = dict[str, Any] | bool
 
 MAX_DEPTH = 100
@@ -283,6 +286,7 @@ def _check_keywords(schema: dict[str, Any], path: str) -> None:
     for keyword in dropped:
         del schema[keyword]
     _check_format(schema, path)
+    _check_patterns(schema, path)
 
 
 _REAL_DAY = (
@@ -306,6 +310,22 @@ def _check_format(schema: dict[str, Any], path: str) -> None:
         joined(path, "format"),
         f"the format {form!r} is not supported; these are: {', '.join(sorted(FORMATS))}",
     )
+
+
+def _check_patterns(schema: dict[str, Any], path: str) -> None:
+    """Make a pattern that compiles to too much narrower; refuse what cannot be right."""
+    for name in schema.get("patternProperties", {}):
+        if json_pattern.judge(name) is not Verdict.EXACT:
+            where = joined(path, "patternProperties", name)
+            raise SchemaRefused(where, "keys with control characters or escapes are not served")
+    if "pattern" not in schema:
+        return
+    verdict = json_pattern.judge(schema["pattern"])
+    if verdict is Verdict.UNSERVED:
+        where = joined(path, "pattern")
+        raise SchemaRefused(where, "control characters and nested classes are not served")
+    if verdict is Verdict.TOO_WIDE:
+        schema["allOf"] = [*schema.get("allOf", ()), {"pattern": json_pattern.PLAIN}]
 
 
 def _check_objects(schema: Mapping[str, Any], path: str) -> None:
