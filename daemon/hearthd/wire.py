@@ -200,7 +200,9 @@ class ToolConstraint(msgspec.Struct, frozen=True, tag="tools", omit_defaults=Tru
     tools: list[Tool]
     forced: bool = True
     parallel: bool = True
+    answer: dict[str, Any] | bool | None = None  # not forced: what has to accept the text, as JSON
     param: str = "tools"
+    answer_param: str = "response_format"
 
 
 Constraint: TypeAlias = (
@@ -277,6 +279,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     n_prompt: int
     n_output: int
     n_cached: int
+    n_preempted: int = 0  # times it had to leave its place for others
 
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]

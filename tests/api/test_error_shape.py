@@ -88,7 +88,7 @@ BROKEN = {
     "null": Broken(b"null", "expected an object, got null"),
     "latin-1": Broken(b'{"model": "caf\xe9"}', "not UTF-8"),
     "surrogate": Broken(b'{"model": "\\ud800 and more"}', "not valid JSON"),
-    "deep": Broken(b'{"model": "canary", "tools": ' + b"[" * 200_000, "nested too deeply"),
+    "deep": Broken(b'{"model": "canary", "documents": ' + b"[" * 200_000, "nested too deeply"),
     "huge number": Broken(b'{"model": 1e999}', "model"),
     "binary": Broken(bytes(range(256)), "not valid JSON"),
 }
@@ -300,9 +300,25 @@ WRONG_IN_BOTH: list[tuple[dict[str, Any], str, str]] = [
     ({"stream": 1}, "stream", "true or false"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream = true"),
     ({"stream": True, "stream_options": 1}, "stream_options", "an object"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "not served yet"),
-    ({"guided_json": {"type": "object"}}, "guided_json", "not served yet"),
-    ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs", "not served yet"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "'xml'"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "response_format.json_schema.schema",
+        "required",
+    ),
+    ({"guided_json": "{"}, "guided_json", "no JSON schema"),
+    ({"guided_json": 3}, "guided_json", "expected"),
+    ({"guided_choice": []}, "guided_choice", "length"),
+    ({"guided_choice": [1]}, "guided_choice[0]", "a string"),
+    ({"guided_json": True, "guided_regex": "a"}, "guided_regex", "one thing only"),
+    (
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["a"]}},
+        "structured_outputs.choice",
+        "one thing only",
+    ),
+    ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs.structural_tag", "tools"),
+    ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern", "48"),
     ({"skip_special_tokens": False}, "skip_special_tokens", "never part of the text"),
     ({"prompt_logprobs": 0}, "prompt_logprobs", "echo"),
     ({"truncate_prompt_tokens": 10}, "truncate_prompt_tokens", "never cut"),
@@ -365,9 +381,32 @@ WRONG_CHAT: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": 3}, "logprobs", "true or false"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "<= 20"),
     ({"top_logprobs": 2}, "top_logprobs", "logprobs = true"),
-    ({"tools": [{"type": "function"}]}, "tools", "not served yet"),
-    ({"tool_choice": "required"}, "tool_choice", "not served yet"),
-    ({"functions": [{}]}, "functions", "not served yet"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "required"),
+    ({"tools": [{"type": "web", "function": {"name": "f"}}]}, "tools[0].type", "'web'"),
+    ({"tools": [{"function": {"name": "a b"}}]}, "tools[0].function.name", "regex"),
+    (
+        {"tools": [{"function": {"name": "f"}}, {"function": {"name": "f"}}]},
+        "tools[1].function.name",
+        "two tools",
+    ),
+    ({"tool_choice": "required"}, "tool_choice", "no tools"),
+    ({"tool_choice": "all"}, "tool_choice", "'all'"),
+    (
+        {
+            "tools": [{"function": {"name": "f"}}],
+            "tool_choice": {"type": "function", "function": {"name": "g"}},
+        },
+        "tool_choice.function.name",
+        "there are: f",
+    ),
+    (
+        {"tools": [{"function": {"name": "f"}}], "guided_regex": "a"},
+        "guided_regex",
+        "held to JSON only",
+    ),
+    ({"functions": [{"name": "f"}]}, "functions", "use tools"),
+    ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools", "set by the engine"),
+    ({"functions": [{}]}, "functions", "older form"),
     ({"modalities": ["text", "audio"]}, "modalities", "answer in text"),
     ({"audio": {"voice": "x"}}, "audio", "answer in text"),
     ({"chat_template": "{{ x }}"}, "chat_template", "the model's file"),
@@ -384,7 +423,7 @@ WRONG_TOKENIZE: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": 3}, "prompt", "a string"),
     ({"prompt": None, "messages": []}, "messages", "length >= 1"),
     ({"add_special_tokens": 1}, "add_special_tokens", "true or false"),
-    ({"tools": [{}]}, "tools", "not served yet"),
+    ({"tools": [{}]}, "tools", "not counted here"),
 ]
 WRONG_DETOKENIZE: list[tuple[dict[str, Any], str, str]] = [
     ({"tokens": None}, "tokens", "an array"),
@@ -424,7 +463,9 @@ async def test_a_field_that_is_missing_is_named(http: aiohttp.ClientSession, pat
 
 
 async def test_unserved_fields_have_a_code_of_their_own(http: aiohttp.ClientSession) -> None:
-    async with http.post("/v1/chat/completions", json={**CHAT, "tools": [{}]}) as answer:
+    async with http.post(
+        "/v1/chat/completions", json={**CHAT, "suffix": "x", "audio": {"a": 1}}
+    ) as answer:
         assert (await _error(answer, 400))["code"] == "unsupported"
 
 

@@ -88,6 +88,7 @@ class FakeServing(Serving):
         self.script = script or spell("Hel", "lo")
         self.statuses = models or (model_status(),)
         self.refusal: HearthError | None = None  # raised by everything that needs an engine
+        self.info = INFO
         self.submits: list[wire.Submit] = []
         self.encodes: list[wire.Encode] = []
         self.request_ids: list[str] = []
@@ -162,7 +163,7 @@ class FakeServing(Serving):
     async def _play(self, generation: Generation) -> None:
         try:
             async for delta in self.script(generation.submit):
-                generation.taken_by(INFO, time.monotonic())
+                generation.taken_by(self.info, time.monotonic())
                 generation.push(delta, time.monotonic())
             generation.fail(EngineFailed("the script has no end"), time.monotonic())
         except HearthError as error:

@@ -33,6 +33,7 @@ class Head(msgspec.Struct, frozen=True):
     model: str  # as the client wrote it
     system_fingerprint: str | None = None
 
+    tool_format: wire.ToolFormat | None = None  # that the model's template teaches
 
 class Reply(Protocol):
     """How one dialect words the answer to one request."""
@@ -135,7 +136,8 @@ class Answer:
     def _begin(self) -> None:
         info = self._fanout.info
         fingerprint = None if info is None else f"fp_{_short(info.digest)}"
-        self._reply.begin(Head(self._id, int(time.time()), self._model, fingerprint))
+        tool_format = None if info is None else info.tool_format
+        self._reply.begin(Head(self._id, int(time.time()), self._model, fingerprint, tool_format))
 
     def _digest_header(self) -> dict[str, str]:
         info = self._fanout.info

@@ -12,10 +12,21 @@ from aiohttp import web
 from hearthd import wire
 from hearthd.api import body, refusals, submission
 from hearthd.api.answering import Answer, Head
+from hearthd.api.constraints import constraint_of
 from hearthd.api.deltas import stop_reason
 from hearthd.api.logprobs import ChatLogprobs, chat_logprobs
 from hearthd.api.messages import template_messages
 from hearthd.api.schema import ChatRequest
+from hearthd.api.tool_answers import (
+    CallPart,
+    ToolCallAnswer,
+    ToolReaders,
+    call_part,
+    calls_of,
+    content_of,
+)
+from hearthd.api.tool_events import Content
+from hearthd.api.tools import ToolUse, tool_use
 from hearthd.errors import InvalidRequest
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -26,9 +37,10 @@ _MaybeUsage: TypeAlias = msgspec.Struct | msgspec.UnsetType | None
 class AnswerMessage(msgspec.Struct, frozen=True):
     """What the assistant says."""
 
-    content: str
+    content: str | None  # null where the answer is nothing but calls
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCallAnswer] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -58,6 +70,7 @@ class MessageDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: str | None = None
     content: str | None = None
+    tool_calls: list[CallPart] | None = None
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
@@ -89,11 +102,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     refusals.refuse(asked, refusals.CHAT)
     await submission.check_copies(request, asked.n or 1)
     include_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    output = constraint_of(asked)
+    use = tool_use(asked, output)
     answer = Answer(
         request,
-        ChatReply(asked, include_usage=include_usage),
+        ChatReply(asked, use, include_usage=include_usage),
         model=asked.model,
-        frames=_frames(asked, arrived_seconds),
+        frames=_frames(asked, use, output, arrived_seconds),
         n_prompts=1,
         id_prefix="chatcmpl",
     )
@@ -102,15 +117,24 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     return await answer.whole()
 
 
-def _frames(asked: ChatRequest, arrived_seconds: float) -> list[wire.Submit]:
+def _frames(
+    asked: ChatRequest,
+    use: ToolUse | None,
+    output: wire.Constraint | None,
+    arrived_seconds: float,
+) -> list[wire.Submit]:
     messages = template_messages(asked.messages)
     template_args = submission.template_arguments(asked.chat_template_kwargs)
+    if use is not None:
+        template_args = {**template_args, "tools": use.told}
     max_tokens = asked.max_completion_tokens
     submissions = submission.Submissions(
         asked,
         max_tokens=asked.max_tokens if max_tokens is None else max_tokens,
         n_logprobs=_n_logprobs(asked),
         arrived_seconds=arrived_seconds,
+        constraint=output if use is None else use.constraint,
+        calls_tools=use is not None,
     )
     return [
         submissions.frame(choice, messages=messages, template_args=template_args)
@@ -129,8 +153,11 @@ def _n_logprobs(asked: ChatRequest) -> int | None:
 class ChatReply:
     """Words one chat completion."""
 
-    def __init__(self, asked: ChatRequest, *, include_usage: bool) -> None:
+    def __init__(self, asked: ChatRequest, use: ToolUse | None, *, include_usage: bool) -> None:
         self._head = Head("", 0, "")
+        self._use = use
+        self._tools: ToolReaders | None = None
+        self._unsaid: dict[int, list[wire.TokenLogprob]] = {}  # of text that is held for a call
         self._stop_token_ids = frozenset(asked.stop_token_ids or ())
         self._wants_logprobs = bool(asked.logprobs)
         self._spoken: set[int] = set()  # choices whose role has been told
@@ -140,21 +167,52 @@ class ChatReply:
     def begin(self, head: Head) -> None:
         """The answer starts."""
         self._head = head
+        if self._use is not None:
+            self._tools = ToolReaders(self._use, head.tool_format)
 
     def chunks(self, choice: int, delta: wire.Delta) -> Sequence[msgspec.Struct]:
-        """The role before all else, the text, and the reason of the end by itself."""
+        """The role before all else, text and calls, and the reason of the end by itself."""
         choices: list[ChunkChoice] = []
         if choice not in self._spoken:
             self._spoken.add(choice)
             choices.append(ChunkChoice(choice, MessageDelta(role="assistant", content="")))
-        if delta.text or delta.logprobs:
+        if self._tools is not None:
+            choices += self._read(self._tools, choice, delta)
+        elif delta.text or delta.logprobs:
             choices.append(
-                ChunkChoice(choice, MessageDelta(content=delta.text), self._logprobs(delta))
+                ChunkChoice(
+                    choice, MessageDelta(content=delta.text), self._logprobs(delta.logprobs)
+                )
             )
         if delta.finish is not None:
-            reason = stop_reason(delta, self._stop_token_ids)
-            choices.append(ChunkChoice(choice, MessageDelta(), None, delta.finish, reason))
+            by = stop_reason(delta, self._stop_token_ids)
+            finish = self._finish(choice, delta)
+            choices.append(ChunkChoice(choice, MessageDelta(), None, finish, by))
         return [self._chunk((of_one,), self._no_usage) for of_one in choices]
+
+    def _read(self, tools: ToolReaders, choice: int, delta: wire.Delta) -> list[ChunkChoice]:
+        """Text and calls of a delta; log-probabilities go with the first that can be told."""
+        said: list[MessageDelta] = []
+        for event in tools.read(choice, delta):
+            if isinstance(event, Content):
+                said.append(MessageDelta(content=event.text))
+            elif (part := call_part(event)) is not None:
+                said.append(MessageDelta(tool_calls=[part]))
+        unsaid = self._unsaid.setdefault(choice, [])
+        unsaid += delta.logprobs or ()
+        if not said and not (unsaid and delta.finish):
+            return []
+        first, *others = said or [MessageDelta(content="")]
+        self._unsaid[choice] = []
+        return [
+            ChunkChoice(choice, first, self._logprobs(unsaid)),
+            *(ChunkChoice(choice, other) for other in others),
+        ]
+
+    def _finish(self, choice: int, delta: wire.Delta) -> str | None:
+        if self._tools is None:
+            return delta.finish
+        return self._tools.finish_reason(choice, delta.finish)
 
     def last_chunk(self, usage: msgspec.Struct) -> msgspec.Struct:
         """No choices, and the usage."""
@@ -171,9 +229,9 @@ class ChatReply:
             choices=[
                 ChatChoice(
                     index=i,
-                    message=AnswerMessage(delta.text),
-                    logprobs=self._logprobs(delta),
-                    finish_reason=delta.finish,
+                    message=self._message(i, delta),
+                    logprobs=self._logprobs(delta.logprobs),
+                    finish_reason=self._finish(i, delta),
                     stop_reason=stop_reason(delta, self._stop_token_ids),
                 )
                 for i, delta in enumerate(choices)
@@ -181,8 +239,15 @@ class ChatReply:
             usage=usage,
         )
 
-    def _logprobs(self, delta: wire.Delta) -> ChatLogprobs | None:
-        return chat_logprobs(delta.logprobs or ()) if self._wants_logprobs else None
+    def _message(self, choice: int, delta: wire.Delta) -> AnswerMessage:
+        if self._tools is None:
+            return AnswerMessage(delta.text)
+        events = self._tools.read(choice, delta)
+        content, calls = content_of(events), calls_of(events)
+        return AnswerMessage(content or None, tool_calls=calls) if calls else AnswerMessage(content)
+
+    def _logprobs(self, entries: Sequence[wire.TokenLogprob] | None) -> ChatLogprobs | None:
+        return chat_logprobs(entries or ()) if self._wants_logprobs else None
 
     def _chunk(self, choices: Sequence[ChunkChoice], usage: _MaybeUsage) -> ChatChunk:
         head = self._head

@@ -12,6 +12,7 @@ from aiohttp import web
 from hearthd import wire
 from hearthd.api import body, refusals, submission
 from hearthd.api.answering import Answer, Head
+from hearthd.api.constraints import constraint_of
 from hearthd.api.deltas import stop_reason
 from hearthd.api.logprobs import LegacyLogprobs, LegacyWriter
 from hearthd.api.schema import CompletionRequest
@@ -79,6 +80,7 @@ def _frames(
         n_logprobs=asked.logprobs,
         arrived_seconds=arrived_seconds,
         echo=bool(asked.echo),
+        constraint=constraint_of(asked),
     )
     add_special = asked.add_special_tokens is not False
     return [

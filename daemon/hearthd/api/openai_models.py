@@ -52,6 +52,7 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool | None = None
     weights_bytes: int | None = None
 
+    tool_format: wire.ToolFormat | None = None
 
 _TOLD = tuple(
     name

@@ -29,16 +29,10 @@ def _always(value: Any, why: str) -> Rule:
     return Rule(why, (value,))
 
 
-_STRUCTURED = Rule("structured output is not served yet")
-_TOOLS = "tool calling is not served yet"
+_OLD_TOOLS = "this older form is not served; use tools and tool_choice"
 
 COMMON: Mapping[str, Rule] = {
-    "response_format": _unless({"type": "text"}, "structured output is not served yet"),
-    "structured_outputs": _STRUCTURED,
-    "guided_json": _STRUCTURED,
-    "guided_regex": _STRUCTURED,
-    "guided_choice": _STRUCTURED,
-    "guided_grammar": _STRUCTURED,
+    "guided_whitespace_pattern": Rule("whitespace is as JSON has it, up to 48 signs at a place"),
     "logits_processors": Rule("code of clients is not run"),
     "bad_words": Rule("not served; use logit_bias"),
     "use_beam_search": Rule("there is no beam search"),
@@ -56,10 +50,8 @@ COMPLETION: Mapping[str, Rule] = {
 
 CHAT: Mapping[str, Rule] = {
     **COMMON,
-    "tools": Rule(_TOOLS),
-    "tool_choice": Rule(_TOOLS, (*_NOTHING, "none", "auto")),
-    "functions": Rule(_TOOLS),
-    "function_call": Rule(_TOOLS, (*_NOTHING, "none", "auto")),
+    "functions": Rule(_OLD_TOOLS),
+    "function_call": Rule(_OLD_TOOLS, (*_NOTHING, "none", "auto")),
     "modalities": _unless(["text"], "models answer in text"),
     "audio": Rule("models answer in text"),
     "web_search_options": Rule("nothing is searched from here"),
@@ -75,16 +67,26 @@ TOKENIZE: Mapping[str, Rule] = {
     "chat_template_kwargs": Rule("not served here"),
     "chat_template": Rule("the template is the one of the model's file"),
     "continue_final_message": Rule("not served here"),
-    "tools": Rule(_TOOLS),
+    "tools": Rule("not counted here"),
+}
+
+STRUCTURED: Mapping[str, Rule] = {
+    "disable_any_whitespace": Rule("JSON may have whitespace"),
+    "disable_additional_properties": Rule("say it in the schema"),
+    "whitespace_pattern": COMMON["guided_whitespace_pattern"],
+    "structural_tag": Rule("not served; use tools"),
 }
 
 
-def refuse(asked: msgspec.Struct, rules: Mapping[str, Rule]) -> None:
-    """Raise InvalidRequest (code "unsupported") for the first field that would change the answer."""
+def refuse(asked: msgspec.Struct, rules: Mapping[str, Rule], *, at: str = "") -> None:
+    """Raise InvalidRequest (code "unsupported") for the first field that would change the answer.
+
+    `at`: the path of `asked` in the body, with a dot at its end.
+    """
     for field, rule in rules.items():
         value = getattr(asked, field)
         if value is not None and not _is_one_of(value, rule.neutral):
-            raise unsupported(field, rule.why)
+            raise unsupported(f"{at}{field}", rule.why)
 
 
 def unsupported(field: str, why: str) -> InvalidRequest:

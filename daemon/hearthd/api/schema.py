@@ -6,7 +6,7 @@ yet: `refusals` says no when they are set to something that would change the ans
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -37,6 +37,43 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
+Schema: TypeAlias = dict[str, Any] | bool
+"""A JSON schema."""
+Choices: TypeAlias = Annotated[list[str], Meta(min_length=1, max_length=4096)]
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True):
+    """A schema with a name; it is enforced, strict or not."""
+
+    schema: Schema
+    name: str | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """What the answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True):
+    """vLLM's newer form of the guided_ fields."""
+
+    json: Schema | str | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+    disable_fallback: bool | None = None  # there is none
+    disable_any_whitespace: Any = None
+    disable_additional_properties: Any = None
+    whitespace_pattern: Any = None
+    structural_tag: Any = None
+
+
 class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     """What completions and chat completions have in common."""
 
@@ -62,12 +99,13 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
 
-    response_format: Any = None
-    structured_outputs: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: Any = None
     logits_processors: Any = None
     bad_words: Any = None
     use_beam_search: Any = None
@@ -123,6 +161,36 @@ class Message(msgspec.Struct, frozen=True):
     tool_call_id: str | None = None
 
 
+class FunctionDefinition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function as its model is told of it; `parameters` is the schema of its arguments."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(msgspec.Struct, frozen=True):
+    """A tool; all there are are functions."""
+
+    function: FunctionDefinition
+    type: Literal["function"] = "function"
+
+
+class FunctionName(msgspec.Struct, frozen=True):
+    """Which function."""
+
+    name: str
+
+
+class NamedChoice(msgspec.Struct, frozen=True):
+    """The function that has to be called."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+ToolChoice: TypeAlias = Literal["none", "auto", "required"] | NamedChoice
 Messages: TypeAlias = Annotated[list[Message], Meta(min_length=1)]
 
 
@@ -136,8 +204,10 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
     top_logprobs: NLogprobs | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    tools: Any = None
-    tool_choice: Any = None
+    tools: Annotated[list[ToolDefinition], Meta(max_length=512)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
     functions: Any = None
     function_call: Any = None
     modalities: Any = None

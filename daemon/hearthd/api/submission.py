@@ -21,7 +21,7 @@ DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of max_tokens in /v1/completions."""
 
 _RESERVED = frozenset({
-    "self", "rid", "text", "tokens", "messages", "add_special", "add_generation_prompt",
+    "self", "rid", "text", "tokens", "messages", "add_special", "add_generation_prompt", "tools",
 })  # fmt: skip
 
 
@@ -104,8 +104,12 @@ class Submissions:
         n_logprobs: int | None,
         arrived_seconds: float,
         echo: bool = False,
+        constraint: wire.Constraint | None = None,
+        calls_tools: bool = False,
     ) -> None:
         check_limits(asked, max_tokens)
+        self._constraint = constraint
+        self._calls_tools = calls_tools
         self._asked = asked
         self._max_tokens = max_tokens
         self._n_logprobs = n_logprobs
@@ -142,6 +146,8 @@ class Submissions:
             echo=self._echo,
             prompt_logprobs=self._n_logprobs if self._echo else None,
             arrived_seconds=self._arrived_seconds,
+            constraint=self._constraint,
+            calls_tools=self._calls_tools,
         )
 
     def _sampling(self, choice: int) -> wire.Sampling:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from hearth_backends.base import Tokenizer
 from hearthd import wire
-from hearthd.engine import json_schema, tool_format
+from hearthd.engine import json_schema
 from hearthd.engine.json_schema import Place, Schema, SchemaRefused
-from hearthd.engine.tool_format import ToolGrammar, quoted
+from hearthd.engine.tool_format import ToolGrammar, forced_grammar, free_grammar, quoted
 from hearthd.engine.vocabulary import TokenizerForGrammars, control_token
 
 if TYPE_CHECKING:
@@ -211,14 +211,20 @@ class GrammarFactory:
             case wire.ChoiceConstraint():
                 return "start: " + " | ".join(map(quoted, constraint.choices))
             case wire.ToolConstraint():
-                tools = [
-                    ToolGrammar(tool.name, self._json(_parameters(tool), tool.param))
-                    for tool in constraint.tools
-                ]
-                grammar_of = (
-                    tool_format.forced_grammar if constraint.forced else tool_format.free_grammar
-                )
-                return grammar_of(self._form, tools, parallel=constraint.parallel, mark=self.mark)
+                return self._tools(constraint)
+
+    def _tools(self, constraint: wire.ToolConstraint) -> str:
+        tools = [
+            ToolGrammar(tool.name, self._json(_parameters(tool), tool.param))
+            for tool in constraint.tools
+        ]
+        parallel = constraint.parallel
+        if constraint.forced:
+            return forced_grammar(self._form, tools, parallel=parallel, mark=self.mark)
+        if constraint.answer is None:
+            return free_grammar(self._form, tools, parallel=parallel, mark=self.mark)
+        answer = self._json(constraint.answer, constraint.answer_param)
+        return forced_grammar(self._form, tools, parallel=parallel, mark=self.mark, answer=answer)
 
     def _json(self, schema: Schema, param: str) -> str:
         """A schema that compiles, as text; raises GrammarRefused that names what does not."""

@@ -18,7 +18,7 @@ from hearthd.engine.json_pattern import Verdict
 Schema: TypeAlias = dict[str, Any] | bool
 
 MAX_DEPTH = 100
-"""Schemas inside each other."""
+"""Objects and lists inside each other."""
 
 FORMATS = frozenset({
     "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
@@ -48,8 +48,10 @@ def checked(schema: Schema) -> tuple[Schema, list[Place]]:
     """A copy without what asks for nothing, and all schemas that count; raises SchemaRefused."""
     if schema is False:
         raise SchemaRefused("", "nothing is valid under the schema false", "invalid_value")
+    if _is_deeper(schema, MAX_DEPTH):
+        raise _invalid("", f"the schema is nested more than {MAX_DEPTH} deep")
     walk = _Walk(copy.deepcopy(schema))
-    walk.visit(walk.root, "", 0)
+    walk.visit(walk.root, "")
     return walk.root, walk.places
 
 
@@ -66,13 +68,11 @@ class _Walk:
         self.places: list[Place] = []
         self._seen: set[int] = set()
 
-    def visit(self, schema: Any, path: str, depth: int) -> None:
+    def visit(self, schema: Any, path: str) -> None:
         if isinstance(schema, bool):
             return
         if not isinstance(schema, dict):
             raise _invalid(path, "must be an object or a boolean")
-        if depth > MAX_DEPTH:
-            raise _invalid(path, f"is more than {MAX_DEPTH} schemas deep")
         if id(schema) in self._seen:
             return
         self._seen.add(id(schema))
@@ -81,11 +81,11 @@ class _Walk:
         _check_objects(schema, path)
         self.places.append(Place(path, schema))
         for name, inner in _inner_schemas(schema):
-            self.visit(inner, joined(path, name), depth + 1)
+            self.visit(inner, joined(path, name))
         if "$ref" in schema:
-            self._follow(schema["$ref"], joined(path, "$ref"), depth)
+            self._follow(schema["$ref"], joined(path, "$ref"))
 
-    def _follow(self, reference: str, path: str, depth: int) -> None:
+    def _follow(self, reference: str, path: str) -> None:
         if not reference.startswith("#"):
             raise SchemaRefused(path, "only references inside the schema ('#...') are followed")
         if reference == "#":
@@ -93,7 +93,7 @@ class _Walk:
         if not reference.startswith("#/"):  # an anchor: whichever it is, it is among these
             for name in ("$defs", "definitions"):
                 for key, inner in self._definitions(name):
-                    self.visit(inner, joined(name, key), depth + 1)
+                    self.visit(inner, joined(name, key))
             return
         node: Any = self.root
         steps = [_unescaped(step) for step in reference[2:].split("/")]
@@ -104,7 +104,7 @@ class _Walk:
                 node = node[int(step)]
             else:
                 return  # it may start from a nested $id; the compiler will find it, or say no
-        self.visit(node, ".".join(steps), depth + 1)
+        self.visit(node, ".".join(steps))
 
     def _definitions(self, name: str) -> Iterator[tuple[str, Any]]:
         if isinstance(self.root, dict) and isinstance(self.root.get(name), dict):
@@ -122,6 +122,17 @@ def _inner_schemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for keyword in ("prefixItems", "allOf", "anyOf", "oneOf"):
         for i, inner in enumerate(schema.get(keyword, ())):
             yield f"{keyword}[{i}]", inner
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether objects and lists are nested deeper than that; without recursion."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [v for vs in inner for v in vs if isinstance(v, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _unescaped(step: str) -> str:

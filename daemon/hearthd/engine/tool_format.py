@@ -57,9 +57,17 @@ Mark: TypeAlias = Callable[[str], str]
 
 
 def forced_grammar(
-    form: ToolFormat, tools: Sequence[ToolGrammar], *, parallel: bool, mark: Mark
+    form: ToolFormat,
+    tools: Sequence[ToolGrammar],
+    *,
+    parallel: bool,
+    mark: Mark,
+    answer: str | None = None,
 ) -> str:
-    """A grammar in Lark's notation whose texts are one call, or several where `parallel`."""
+    """A grammar in Lark's notation whose texts are one call, or several where `parallel`.
+
+    Or, instead of all calls, JSON that `answer` accepts: the text of a schema.
+    """
     calls = {
         "hermes": _several('"\\n"', parallel),
         "llama3": "call",  # it was not taught to make several
@@ -67,7 +75,9 @@ def forced_grammar(
         "mistral-args": _several("", parallel),
     }
     opening = mark(MARKS[form][0]) if form in ("hermes", "mistral-args") else ""
-    return _lines(f"start: {calls[form]}", *_calls(form, tools, opening, mark))
+    start = calls[form] if answer is None else f"{calls[form]} | answer"
+    answer_rule = "" if answer is None else f"answer: %json {answer}"
+    return _lines(f"start: {start}", *_calls(form, tools, opening, mark), answer_rule)
 
 
 def _several(between: str, parallel: bool) -> str:
