@@ -16,6 +16,7 @@ from hearthd.config.schema import Config
 from hearthd.hardware.memory import HostMemory, model_budget_bytes
 from hearthd.listeners import BACKLOG, Listeners
 from hearthd.placement.ledger import Ledger, format_bytes
+from hearthd.serving.principal import Keyring
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
 from hearthd.serving.supervisor import Supervisor, SupervisorOptions
@@ -41,10 +42,14 @@ def build_app(config: Config, memory: HostMemory) -> web.Application:
         call_seconds=config.limits.call_seconds,
     )
     metrics.watch(serving.models)
+    metrics.watch_keys(serving.standings)
     app = web.Application(client_max_size=config.limits.max_body_bytes)
     app[keys.SERVING] = serving
     app[keys.METRICS] = metrics
-    app[keys.OPTIONS] = keys.ApiOptions(max_body_bytes=config.limits.max_body_bytes)
+    app[keys.KEYRING] = Keyring(config.keys)
+    app[keys.OPTIONS] = keys.ApiOptions(
+        max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
+    )
     routes.setup(app)
     app.cleanup_ctx.append(_engines)
     return app
@@ -117,7 +122,7 @@ def _tell_listening(config: Config, listeners: Listeners) -> None:
     address = {"listen": listeners.address, "socket": str(listeners.path)}
     log.info("listening on http://%s and %s", *address.values(), extra=address)
     if config.insecure:
-        log.warning("insecure = true: no keys are asked for on %s", listeners.address)
+        log.warning("insecure = true: no key is needed on %s", listeners.address)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,15 @@ HearthError                      status  code
 ├── AlreadyRunning               -       already_running    (exit code 1, before anything listens)
 ├── InvalidRequest               400     invalid_value, or the code it is given
 │   └── ContextLengthExceeded    400     context_length_exceeded
-├── Forbidden                    403     forbidden
+├── Unauthorized                 401     invalid_api_key, missing_api_key
+├── Forbidden                    403     forbidden, or the code it is given
 ├── NotFound                     404     not_found
 │   └── ModelNotFound            404     model_not_found
 ├── MethodNotAllowed             405     method_not_allowed
 ├── BodyTooLarge                 413     body_too_large
 ├── Overloaded                   429     queue_full         (Retry-After)
+├── ConcurrencyLimited           429     concurrency_limit  (Retry-After)
+├── RateLimited                  429     rate_limit_exceeded (Retry-After)
 ├── EngineFailed                 500     engine_failed
 ├── InsufficientMemory           503     insufficient_memory
 ├── ModelLoading                 503     model_loading      (Retry-After)
@@ -74,6 +77,14 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class Unauthorized(HearthError):
+    """The caller has shown no key where one is needed, or one that nobody was given."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
 class Forbidden(HearthError):
     """The caller may not do this."""
 
@@ -122,6 +133,22 @@ class Overloaded(HearthError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class ConcurrencyLimited(HearthError):
+    """The key has as many requests under way as it may; come back after `retry_after_seconds`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "concurrency_limit"
+
+
+class RateLimited(HearthError):
+    """The key has used up its tokens of the minute; come back after `retry_after_seconds`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class EngineFailed(HearthError):

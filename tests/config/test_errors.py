@@ -9,6 +9,8 @@ import pytest
 from hearthd.config import Flags, load
 from hearthd.errors import ConfigError
 
+HASH = "0aF" * 21 + "0"
+
 
 def refusal(*settings: str, **flags: object) -> str:
     with pytest.raises(ConfigError) as refused:
@@ -50,6 +52,17 @@ def test_toml_that_is_none(tmp_path: Path) -> None:
         ("memory.budget=lots", "a number of bytes or a size such as 12GiB"),
         ("memory.budget=-1", "a number of bytes or a size such as 12GiB"),
         ("engine.heartbeat_seconds=0", "expected float > 0"),
+        ("keys.a.weight=2", "--set: keys.a.hash is missing"),
+        ("keys.a.hash=secret", "keys.a.hash = 'secret': it must be the 64 hexadecimal digits"),
+        (f"keys.a={{hash='{HASH}',class='urgent'}}", "one of interactive, normal, batch"),
+        (
+            f"keys.a={{hash='{HASH}',clas='batch'}}",
+            "unknown key keys.a.clas; did you mean 'class'?",
+        ),
+        (f"keys.a={{hash='{HASH}',weight=0}}", "expected float >= 0.001"),
+        (f"keys.a={{hash='{HASH}',models=['x']}}", "there is no model 'x'"),
+        (f"keys.a={{hash='{HASH}',limits={{concurrency=0}}}}", "expected int >= 1"),
+        (f"keys.anonymous.hash='{HASH}'", "requests without a key have this name"),
         ("listen=127.0.0.1", "it must look like HOST:PORT"),
         ("listen=127.0.0.1:70000", "it must look like HOST:PORT"),
         ("listen=::1:80", "brackets"),
@@ -77,6 +90,17 @@ def test_an_address_of_the_network_is_refused_unless_told(address: str) -> None:
     assert "insecure = true" in refusal(listen=address)
     settings = ["insecure=true"]
     assert load(Flags(listen=address, settings=settings), {"HOME": "/h"}, 1000).config.insecure
+
+
+def test_an_address_of_the_network_is_allowed_with_keys() -> None:
+    settings = [f"keys.a.hash=sha256:{HASH}", "keys.a.class=interactive"]
+    config = load(Flags(listen="0.0.0.0:1", settings=settings), {"HOME": "/h"}, 1000).config
+    assert config.keys["a"].klass == "interactive"
+
+
+def test_one_key_cannot_have_two_names() -> None:
+    said = refusal(f"keys.a.hash={HASH}", f"keys.b.hash='sha256:{HASH.lower()}'")
+    assert "it is the key of a already" in said
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:4327", "[::1]:65535", "127.9.9.9:1"])

@@ -6,15 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearthd.errors import Overloaded
+from hearthd.errors import DeadlineExceeded, Overloaded
 from hearthd.serving.admission import (
     UNKNOWN_RETRY_SECONDS,
     Admission,
     Load,
+    Place,
     ServiceRate,
     can_admit,
     retry_after_seconds,
+    wait_seconds,
 )
+
+BATCH, INTERACTIVE = -1, 1
 
 
 def test_the_queue_is_what_does_not_run() -> None:
@@ -97,3 +101,100 @@ def test_never_more_than_run_and_wait(comes: list[bool]) -> None:
         elif before:
             admission.leave(now, served=True)
         assert 0 <= admission.n_outstanding <= 5
+
+
+# --- classes, keys, deadlines --------------------------------------------------------------------
+
+
+def test_a_flood_of_batch_does_not_keep_interactive_out() -> None:
+    admission = Admission("m", queue_limit=2)
+    for _ in range(3):
+        admission.admit(1, 0.0, Place(BATCH, "b"))
+    with pytest.raises(Overloaded):
+        admission.admit(1, 0.0, Place(BATCH, "b"))
+    for _ in range(3):
+        admission.admit(1, 0.0, Place(INTERACTIVE, "a"))
+    with pytest.raises(Overloaded):
+        admission.admit(1, 0.0, Place(INTERACTIVE, "a"))
+    with pytest.raises(Overloaded):
+        admission.admit(1, 0.0, Place(0, "c"))
+
+
+def test_a_key_that_floods_does_not_keep_another_out() -> None:
+    admission = Admission("m", queue_limit=8)
+    for _ in range(10):
+        admission.admit(2, 0.0, Place(0, "flood"))
+    with pytest.raises(Overloaded):
+        admission.admit(2, 0.0, Place(0, "flood"))
+    for _ in range(5):
+        admission.admit(2, 0.0, Place(0, "other"))
+    with pytest.raises(Overloaded):
+        admission.admit(2, 0.0, Place(0, "other"))
+    assert admission.n_outstanding == 15
+
+
+def test_each_class_has_its_own_rate() -> None:
+    """Interactive requests take the model most of the time: batch is told so, and they are not."""
+    admission = Admission("m", queue_limit=5)
+    for _ in range(6):
+        admission.admit(1, 0.0, Place(BATCH, "b"))
+    now = 0.0
+    for i in range(120):
+        admission.admit(1, now, Place(INTERACTIVE, "a"))
+        now += 0.5
+        admission.leave(now, Place(INTERACTIVE, "a"), served=True)
+        if i % 20 == 19:
+            admission.leave(now, Place(BATCH, "b"), served=True)
+            admission.admit(1, now, Place(BATCH, "b"))
+    with pytest.raises(Overloaded) as batch:
+        admission.admit(1, now, Place(BATCH, "b"))
+    assert batch.value.retry_after_seconds == pytest.approx(5 * 10.0, rel=0.5)
+    for _ in range(6):
+        admission.admit(1, now, Place(INTERACTIVE, "a"))
+    with pytest.raises(Overloaded) as interactive:
+        admission.admit(1, now, Place(INTERACTIVE, "a"))
+    assert interactive.value.retry_after_seconds == pytest.approx(5 * 0.5, abs=1.0)
+
+
+def test_what_would_wait_past_its_deadline_is_not_taken() -> None:
+    admission = Admission("m", queue_limit=100)
+    now = 0.0
+    for _ in range(30):
+        admission.admit(1, now, Place(0, "a"))
+        now += 1.0
+        admission.leave(now, Place(0, "a"), served=True)
+    for _ in range(11):
+        admission.admit(1, now, Place(0, "a"))
+    with pytest.raises(DeadlineExceeded, match="would wait about"):
+        admission.check(1, now, Place(0, "a"), seconds_left=8.0)
+    admission.check(1, now, Place(0, "a"), seconds_left=14.0)
+    admission.check(1, now, Place(0, "b"), seconds_left=1.0)  # its turn comes first
+    admission.check(1, now, Place(INTERACTIVE, "a"), seconds_left=1.0)
+    with pytest.raises(DeadlineExceeded):
+        admission.check(1, now, Place(INTERACTIVE, "a"), seconds_left=-0.1)
+
+
+def test_nothing_is_shed_on_a_guess() -> None:
+    assert wait_seconds(Load(n_outstanding=50, concurrency=1, queue_limit=99, n_own=50), None) == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.sampled_from("abc"), st.booleans()), max_size=80)
+)  # fmt: skip
+def test_the_queue_stays_bounded_and_the_books_balance(
+    steps: list[tuple[int, str, bool]],
+) -> None:
+    admission, inside = Admission("m", queue_limit=4), list[Place]()
+    for i, (level, key, comes) in enumerate(steps):
+        place = Place(level, key)
+        if comes:
+            try:
+                admission.admit(2, float(i), place)
+                inside.append(place)
+            except Overloaded:
+                continue
+        elif place in inside:
+            inside.remove(place)
+            admission.leave(float(i), place, served=True)
+        assert admission.n_outstanding == len(inside) <= 3 * 2 * 6
+    assert all(inside.count(Place(level, "a")) <= 6 for level in (-1, 0, 1))

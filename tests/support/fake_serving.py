@@ -12,6 +12,7 @@ import msgspec
 from hearthd import wire
 from hearthd.errors import EngineFailed, HearthError, InvalidRequest, ModelNotFound
 from hearthd.serving.generation import Generation, GenerationRequest
+from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.service import Serving
 from hearthd.serving.status import ModelStatus, Readiness
 from hearthd.telemetry.timeline import RequestTimeline
@@ -87,12 +88,14 @@ class FakeServing(Serving):
     def __init__(self, script: Script | None = None, *models: ModelStatus) -> None:
         self.script = script or spell("Hel", "lo")
         self.statuses = models or (model_status(),)
-        self.refusal: HearthError | None = None  # raised by everything that needs an engine
         self.info = INFO
+        self.refusal: HearthError | None = None  # raised by everything that needs an engine
         self.submits: list[wire.Submit] = []
         self.encodes: list[wire.Encode] = []
+        self.requests: list[GenerationRequest] = []
         self.request_ids: list[str] = []
         self.left: list[int] = []
+        self._quotas = {}
         self._happened = asyncio.Event()  # something was submitted or left
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,6 +103,7 @@ class FakeServing(Serving):
         self._find(request.model)
         submit = msgspec.structs.replace(request.submit, rid=len(self.submits) + 1)
         self.submits.append(submit)
+        self.requests.append(request)
         self.request_ids.append(request.request_id)
         self._happened.set()
         timeline = RequestTimeline(
@@ -111,13 +115,17 @@ class FakeServing(Serving):
         task.add_done_callback(self._tasks.discard)
         return generation
 
-    async def encode(self, model: str, frame: wire.Encode) -> wire.Encoded:
+    async def encode(
+        self, model: str, frame: wire.Encode, principal: Principal = LOCAL
+    ) -> wire.Encoded:
         self._find(model)
         self.encodes.append(frame)
         tokens = list((frame.text or "chat").encode())
         return wire.Encoded(0, tokens, [bytes((token,)) for token in tokens])
 
-    async def decode(self, model: str, frame: wire.Decode) -> wire.Decoded:
+    async def decode(
+        self, model: str, frame: wire.Decode, principal: Principal = LOCAL
+    ) -> wire.Decoded:
         self._find(model)
         if max(frame.tokens, default=0) > 255:
             raise InvalidRequest("tokens[0]: outside the vocabulary", param="tokens")

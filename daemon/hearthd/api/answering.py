@@ -18,6 +18,7 @@ from hearthd.api.fanout import Fanout
 from hearthd.api.keys import OPTIONS, SERVING
 from hearthd.api.response import json_response
 from hearthd.api.sse import EventStream
+from hearthd.api.terms import check_concurrency, terms_of
 from hearthd.api.usage import UsageSum
 from hearthd.errors import EngineFailed
 from hearthd.serving.generation import GenerationRequest
@@ -32,8 +33,8 @@ class Head(msgspec.Struct, frozen=True):
     created: int  # unix seconds
     model: str  # as the client wrote it
     system_fingerprint: str | None = None
-
     tool_format: wire.ToolFormat | None = None  # that the model's template teaches
+
 
 class Reply(Protocol):
     """How one dialect words the answer to one request."""
@@ -63,8 +64,14 @@ class Answer:
         frames: Sequence[wire.Submit],
         n_prompts: int,
         id_prefix: str,
+        service_tier: str | None = None,
     ) -> None:
-        """`frames` are those of the choices, in order: prompt by prompt."""
+        """`frames` are those of the choices, in order: prompt by prompt.
+
+        Raises InvalidRequest, Forbidden where the request's terms cannot be had.
+        """
+        terms = terms_of(request, service_tier)
+        check_concurrency(terms.principal, len(frames))
         self._request = request
         self._reply = reply
         self._model = model
@@ -75,7 +82,13 @@ class Answer:
         self._fanout = Fanout(
             request.app[SERVING],
             [
-                GenerationRequest(model=model, submit=frame, request_id=request_id)
+                GenerationRequest(
+                    model=model,
+                    submit=msgspec.structs.replace(frame, deadline_seconds=terms.deadline_seconds),
+                    request_id=request_id,
+                    klass=terms.klass,
+                    principal=terms.principal,
+                )
                 for frame in frames
             ],
         )

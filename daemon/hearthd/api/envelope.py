@@ -46,6 +46,8 @@ def error_response(error: Exception, request: web.Request) -> web.Response:
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = error.headers["Allow"]
     error = as_hearth_error(error, request)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     seconds = error.retry_after_seconds
     if seconds is None and error.code in _PASSING:
         seconds = _LATER_SECONDS

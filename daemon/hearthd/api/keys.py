@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
 from hearthd.telemetry.metrics import Metrics
 
@@ -15,9 +16,11 @@ class ApiOptions:
     """What the HTTP layer is told of the configuration."""
 
     max_body_bytes: int = 32 * 1024 * 1024
+    insecure: bool = False  # no address needs a key
     keep_alive_seconds: float = 15.0  # of silence on a stream, before a comment is sent
 
 
 SERVING = web.AppKey("serving", Serving)
+KEYRING = web.AppKey("keyring", Keyring)
 METRICS = web.AppKey("metrics", Metrics)
 OPTIONS = web.AppKey("options", ApiOptions)

@@ -1,4 +1,4 @@
-"""Middleware: each answer has a request id and is counted; each error has one shape."""
+"""Middleware: each request belongs to somebody; each answer has a request id and is counted; each error has one shape."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from hearthd import __version__, log
+from hearthd.api.authentication import PRINCIPAL, authenticate
 from hearthd.api.envelope import REQUEST_ID, error_response
-from hearthd.api.keys import METRICS
+from hearthd.api.keys import METRICS, SERVING
+from hearthd.api.rate_headers import rate_headers
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 _SERVER = f"hearthd/{__version__}"
@@ -27,9 +29,12 @@ def request_id_of(header: str | None) -> str:
 
 
 async def name_answer(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Put the request id on every answer before its headers go out; a signal, so that streams have it."""
+    """Put request id and limits on every answer before its headers go out; a signal: streams have them too."""
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
     response.headers["Server"] = _SERVER
+    principal = request.get(PRINCIPAL)
+    if principal is not None and principal.has_limits and isinstance(request, web.Request):
+        response.headers.update(rate_headers(request.app[SERVING].standing(principal)))
 
 
 @web.middleware
@@ -49,6 +54,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        authenticate(request)
         return await handler(request)
     except asyncio.CancelledError:
         raise

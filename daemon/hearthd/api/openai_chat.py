@@ -111,6 +111,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         frames=_frames(asked, use, output, arrived_seconds),
         n_prompts=1,
         id_prefix="chatcmpl",
+        service_tier=asked.service_tier,
     )
     if asked.stream:
         return await answer.stream(include_usage=include_usage)

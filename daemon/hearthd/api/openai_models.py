@@ -8,8 +8,10 @@ import msgspec
 from aiohttp import web
 
 from hearthd import wire
+from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.keys import SERVING
 from hearthd.api.response import json_response
+from hearthd.serving.principal import LOCAL
 from hearthd.serving.status import ModelStatus
 
 
@@ -50,9 +52,9 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     n_layers: int | None = None
     n_vocab: int | None = None
     has_chat_template: bool | None = None
+    tool_format: wire.ToolFormat | None = None
     weights_bytes: int | None = None
 
-    tool_format: wire.ToolFormat | None = None
 
 _TOLD = tuple(
     name
@@ -80,13 +82,17 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """Every model, in the order of the configuration."""
-    return json_response(ModelList([describe(status) for status in request.app[SERVING].models()]))
+    """Every model that the caller may use, in the order of the configuration."""
+    principal = request.get(PRINCIPAL, LOCAL)
+    models = [status for status in request.app[SERVING].models() if principal.may_use(status.name)]
+    return json_response(ModelList([describe(status) for status in models]))
 
 
 async def get_model(request: web.Request) -> web.Response:
-    """One model; raises ModelNotFound."""
-    return json_response(describe(request.app[SERVING].model(request.match_info["name"])))
+    """One model; raises ModelNotFound, Forbidden."""
+    status = request.app[SERVING].model(request.match_info["name"])
+    request.get(PRINCIPAL, LOCAL).check_use(status.name)
+    return json_response(describe(status))
 
 
 def describe(status: ModelStatus) -> Model:

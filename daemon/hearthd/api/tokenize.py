@@ -7,12 +7,14 @@ from aiohttp import web
 
 from hearthd import wire
 from hearthd.api import body, refusals
+from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.keys import SERVING
 from hearthd.api.logprobs import token_text
 from hearthd.api.messages import template_messages
 from hearthd.api.response import json_response
 from hearthd.api.schema import DetokenizeRequest, TokenizeRequest
 from hearthd.errors import InvalidRequest
+from hearthd.serving.principal import LOCAL
 from hearthd.serving.service import Serving
 
 _tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
@@ -49,7 +51,7 @@ async def tokenize(request: web.Request) -> web.Response:
         add_special=asked.add_special_tokens is not False,
         add_generation_prompt=asked.add_generation_prompt is not False,
     )
-    encoded = await serving.encode(model, frame)
+    encoded = await serving.encode(model, frame, request.get(PRINCIPAL, LOCAL))
     info = serving.model(model).info
     return json_response(
         Tokens(
@@ -68,7 +70,8 @@ async def detokenize(request: web.Request) -> web.Response:
     asked = await body.read(request, _detokenize_decoder)
     serving = request.app[SERVING]
     model = _model_of(serving, asked.model)
-    decoded = await serving.decode(model, wire.Decode(rid=0, tokens=asked.tokens))
+    frame = wire.Decode(rid=0, tokens=asked.tokens)
+    decoded = await serving.decode(model, frame, request.get(PRINCIPAL, LOCAL))
     return json_response(Text(decoded.text))
 
 

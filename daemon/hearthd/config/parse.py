@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from hearthd.config.paths import DefaultPaths
-from hearthd.config.schema import BUILTIN_MODEL, Config, ModelConfig, Section
+from hearthd.config.schema import ANONYMOUS, BUILTIN_MODEL, Config, ModelConfig, Section
 from hearthd.config.sources import Key, Layer, Source, Value
 from hearthd.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
 """Of a Unix socket's address on Linux."""
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?\s*", re.IGNORECASE)
+_HASH = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}")
 _POWERS = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -78,14 +79,21 @@ def _section(kind: type[Any], prefix: Key, values: Layer) -> Any:
     """A struct from the values below a prefix."""
     if prefix in values:
         raise _wrong(values[prefix], prefix, "it must be a table")
-    hints = typing.get_type_hints(kind, include_extras=True)
+    known = typing.get_type_hints(kind, include_extras=True)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    hints = {name: known[field.name] for name, field in fields.items()}
     below = {key: value for key, value in values.items() if key[: len(prefix)] == prefix}
     for key, value in below.items():
         name = key[len(prefix)]
         if name not in hints:
             raise _unknown(value.source, (*prefix, name), hints)
     given = dict.fromkeys(key[len(prefix)] for key in below)
-    return kind(**{name: _field(hints[name], (*prefix, name), below) for name in given})
+    for name, field in fields.items():
+        if field.required and name not in given:
+            raise _missing(prefix, name, below)
+    return kind(
+        **{fields[name].name: _field(hints[name], (*prefix, name), below) for name in given}
+    )
 
 
 def _field(hint: Any, key: Key, values: Layer) -> Any:
@@ -174,14 +182,15 @@ def _check(config: Config, values: Layer) -> None:
         host, _ = split_address(config.listen)
     except ValueError as error:
         raise _wrong(listen, ("listen",), str(error)) from None
-    if not is_loopback(host) and not config.insecure:
+    if not is_loopback(host) and not config.keys and not config.insecure:
         raise _wrong(
             listen,
             ("listen",),
-            "anybody on the network could use it, for there are no keys yet; listen on 127.0.0.1, "
-            "or set insecure = true",
+            "anybody on the network could use it, for there are no keys; add [keys.NAME], listen on "
+            "127.0.0.1, or set insecure = true",
         )
     _check_names(config, values)
+    _check_keys(config, values)
     if len(config.socket.encode()) > MAX_SOCKET_PATH_BYTES:
         raise _wrong(
             values[("socket",)],
@@ -200,6 +209,26 @@ def _check_names(config: Config, values: Layer) -> None:
                 raise _wrong(values[key], key, f"{alias!r} stands for {owners[alias]} already")
 
 
+def _check_keys(config: Config, values: Layer) -> None:
+    """Each key has a hash of its own, and models that there are."""
+    owners: dict[str, str] = {}
+    for name, key in config.keys.items():
+        at = ("keys", name, "hash")
+        if name == ANONYMOUS:
+            raise _wrong(values[at], at, "requests without a key have this name")
+        if _HASH.fullmatch(key.hash) is None:
+            raise _wrong(
+                values[at], at, "it must be the 64 hexadecimal digits of the key's SHA-256"
+            )
+        owner = owners.setdefault(key.hash[-64:].lower(), name)
+        if owner != name:
+            raise _wrong(values[at], at, f"it is the key of {owner} already")
+        unknown = set(key.models) - set(config.models)
+        if unknown:
+            at = ("keys", name, "models")
+            raise _wrong(values[at], at, f"there is no model {min(unknown)!r}")
+
+
 # --- errors ------------------------------------------------------------------------------------
 
 
@@ -212,6 +241,11 @@ def _unknown(source: Source, key: Key, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(key[-1], list(known), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
     return ConfigError(f"{source}: unknown key {dotted(key)}; {hint}")
+
+
+def _missing(prefix: Key, name: str, below: Layer) -> ConfigError:
+    where = next((str(value.source) for value in below.values()), dotted(prefix))
+    return ConfigError(f"{where}: {dotted((*prefix, name))} is missing")
 
 
 def _wrong(value: Value, key: Key, why: str) -> ConfigError:

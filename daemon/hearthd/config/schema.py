@@ -13,10 +13,18 @@ from msgspec import Meta
 BUILTIN_MODEL = "builtin:canary"
 """The path of the model that comes with the package."""
 
+ANONYMOUS = "anonymous"
+"""Whom a request without a key belongs to; no key has this name."""
+
+RequestClass: TypeAlias = Literal["interactive", "normal", "batch"]
+"""How urgent requests are, the most urgent first."""
+
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 CountOrNone: TypeAlias = Annotated[int, Meta(ge=0)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
+PositiveMilliseconds: TypeAlias = Annotated[float, Meta(gt=0)]
+Weight: TypeAlias = Annotated[float, Meta(ge=0.001, le=1000)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 """Bytes; a text with a unit is turned into them before it is checked."""
 
@@ -46,8 +54,29 @@ class ModelConfig(Section, frozen=True):
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
     threads: Count | None = None  # unset: physical cores
     step_tokens: Count = 512  # rows of one step at most
+    itl_target_ms: PositiveMilliseconds = 50.0  # between the tokens of a stream, while prompts come
+    aging_seconds: PositiveSeconds = 30.0  # a class waits so long at most for a turn
     aliases: tuple[str, ...] = ()  # more names that clients may use
     options: dict[str, Any] = {}  # of the backend
+
+
+class KeyLimitsConfig(Section, frozen=True):
+    """[keys.NAME.limits]; unset: no limit"""
+
+    concurrency: Count | None = None  # requests under way at once, each choice counted
+    tokens_per_minute: Count | None = None  # of prompts and answers
+    deadline_seconds: PositiveSeconds | None = None  # of requests that come without one
+
+
+class KeyConfig(Section, frozen=True, rename={"klass": "class"}):
+    """[keys.NAME]"""
+
+    hash: str  # SHA-256 of the key in hexadecimal digits, with or without "sha256:" before it
+    klass: RequestClass = "normal"  # the most urgent class it may ask for, and its default
+    weight: Weight = 1.0  # of its share, against the other keys of the same class
+    limits: KeyLimitsConfig = KeyLimitsConfig()
+    salt: str = ""  # prefixes are shared only among keys with the same salt
+    models: tuple[str, ...] = ()  # names of models it may use; empty: all
 
 
 class LimitsConfig(Section, frozen=True):
@@ -65,6 +94,7 @@ class EngineConfig(Section, frozen=True):
     step_timeout_seconds: PositiveSeconds = 300.0  # one step that takes longer is a hang
     load_timeout_seconds: PositiveSeconds = 600.0  # a load without progress for longer is a hang
     stop_seconds: Seconds = 5.0  # for an engine to end when asked, before it is killed
+    probe_seconds: PositiveSeconds = 5.0  # without a token: an idle engine is asked for one
     restart_limit: Count = 5  # losses within restart_window_seconds before a model is failed
     restart_window_seconds: PositiveSeconds = 60.0
 
@@ -98,6 +128,7 @@ class Config(Section, frozen=True):
     state: str = ""
     insecure: bool = False  # serve without keys on an address that is not loopback
     models: dict[str, ModelConfig] = {}
+    keys: dict[str, KeyConfig] = {}
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
     memory: MemoryConfig = MemoryConfig()

@@ -12,8 +12,10 @@ from typing import Self
 import msgspec
 
 from hearthd import wire
-from hearthd.errors import EngineFailed, HearthError, InvalidRequest
-from hearthd.telemetry.timeline import RequestTimeline
+from hearthd.config.schema import RequestClass
+from hearthd.errors import DeadlineExceeded, EngineFailed, HearthError, InvalidRequest
+from hearthd.serving.principal import LOCAL, Principal
+from hearthd.telemetry.timeline import Outcome, RequestTimeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class GenerationRequest:
     model: str  # alias as the client wrote it
     submit: wire.Submit  # rid 0: serving numbers it
     request_id: str  # for logs
-    klass: str = "normal"  # label of metrics: interactive | normal | batch
+    klass: RequestClass = "normal"
+    principal: Principal = LOCAL
 
 
 class Generation:
@@ -119,12 +122,13 @@ class Generation:
         if self.over:
             return
         timeline = self.timeline
-        if timeline.first_token_seconds is None:
+        if timeline.first_token_seconds is None and (delta.tokens or delta.finish != "error"):
             timeline.first_token_seconds = now
             timeline.started_seconds = delta.started_seconds
         if delta.usage is not None:
             timeline.n_prompt = delta.usage.n_prompt
             timeline.n_cached = delta.usage.n_cached
+            timeline.n_preempted = delta.usage.n_preempted
         timeline.n_output += len(delta.tokens)
         if delta.finish == "error":
             self._push_error(delta, now)
@@ -143,7 +147,7 @@ class Generation:
             return
         self.error = error
         self.timeline.finished_seconds = now
-        self.timeline.outcome = "rejected" if isinstance(error, InvalidRequest) else "error"
+        self.timeline.outcome = _outcome(error, started=self.started)
         self._wake()
 
     def cancel(self, now: float) -> None:
@@ -156,8 +160,17 @@ class Generation:
         if delta.text or delta.tokens:
             self._deltas.append(msgspec.structs.replace(delta, finish=None, error=None))
         code, message = delta.error or (EngineFailed.code, "the engine gave no reason")
-        self.fail(EngineFailed(message, code=code), now)
+        if code == DeadlineExceeded.code:
+            self.fail(DeadlineExceeded(message), now)
+        else:
+            self.fail(EngineFailed(message, code=code), now)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _outcome(error: HearthError, *, started: bool) -> Outcome:
+    if isinstance(error, DeadlineExceeded):
+        return "expired" if started else "shed"
+    return "rejected" if isinstance(error, InvalidRequest) else "error"

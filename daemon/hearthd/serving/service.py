@@ -7,16 +7,19 @@ import itertools
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from hearthd import wire
 from hearthd.config.schema import ModelConfig
-from hearthd.errors import DeadlineExceeded, Overloaded, ShuttingDown
-from hearthd.serving.admission import Admission
+from hearthd.errors import DeadlineExceeded, HearthError, ShuttingDown
+from hearthd.serving.admission import Admission, Place
 from hearthd.serving.call import Answer, Call
 from hearthd.serving.deployments import Deployment, Deployments, Revision
 from hearthd.serving.generation import Generation, GenerationRequest
+from hearthd.serving.principal import LEVELS, LOCAL, Principal
+from hearthd.serving.quota import Quota, Size, Standing
 from hearthd.serving.replica import Replica
 from hearthd.serving.router import pick
 from hearthd.serving.status import ModelStatus, Readiness
@@ -53,7 +56,8 @@ class Serving:
         self._call_seconds = call_seconds
         self._numbers = itertools.count(1)
         self._draining = False
-        self._n_outstanding = 0
+        self._tickets: dict[int, _Ticket] = {}  # by number: requests admitted and not over
+        self._quotas: dict[str, Quota] = {}  # by name of the principal
         self._idle = asyncio.Event()
         self._idle.set()
         self._deployments = Deployments(
@@ -66,51 +70,104 @@ class Serving:
     def generate(self, request: GenerationRequest) -> Generation:
         """Admit a request, which waits in the bounded queue while its model loads.
 
-        Raises ModelNotFound, ModelFailed, Overloaded, ShuttingDown.
+        Raises ModelNotFound, Forbidden, ModelFailed, Overloaded, ConcurrencyLimited, RateLimited,
+        DeadlineExceeded, ShuttingDown.
         """
-        deployment, replica = self._route(request.model)
+        deployment, replica = self._route(request.model, request.principal)
         now = time.monotonic()
+        submit = self._submit_frame(request, now)
         timeline = RequestTimeline(
             model=deployment.name,
             klass=request.klass,
-            arrived_seconds=request.submit.arrived_seconds or now,
+            key=request.principal.name,
+            arrived_seconds=submit.arrived_seconds,
         )
         try:
-            deployment.admission.admit(deployment.concurrency, now)
-        except Overloaded:
-            timeline.outcome = "rejected"
+            self._tickets[submit.rid] = self._admit(deployment, request.principal, submit, now)
+        except HearthError as error:
+            timeline.outcome = "shed" if isinstance(error, DeadlineExceeded) else "rejected"
+            timeline.refusal = error.code
             self._metrics.observe(timeline)
             raise
-        self._n_outstanding += 1
         self._idle.clear()
-        submit = msgspec.structs.replace(
-            request.submit,
-            rid=next(self._numbers),
-            arrived_seconds=timeline.arrived_seconds,
-        )
         generation = Generation(submit, timeline, replica.leave, request.request_id)
         replica.submit(generation)
         return generation
 
-    async def encode(self, model: str, frame: wire.Encode) -> wire.Encoded:
+    def _submit_frame(self, request: GenerationRequest, now: float) -> wire.Submit:
+        """The frame with its number, and with what its principal makes of it."""
+        principal, submit = request.principal, request.submit
+        arrived = submit.arrived_seconds or now
+        deadline = submit.deadline_seconds
+        if deadline is None and principal.limits.deadline_seconds is not None:
+            deadline = arrived + principal.limits.deadline_seconds
+        return msgspec.structs.replace(
+            submit,
+            rid=next(self._numbers),
+            arrived_seconds=arrived,
+            deadline_seconds=deadline,
+            priority=LEVELS[request.klass],
+            key=principal.name,
+            weight=principal.weight,
+            salt=principal.salt,
+        )
+
+    def _admit(
+        self, deployment: Deployment, principal: Principal, submit: wire.Submit, now: float
+    ) -> _Ticket:
+        """Count a request in wherever it counts, or nowhere."""
+        admission, concurrency = deployment.admission, deployment.concurrency
+        place = Place(submit.priority, principal.name)
+        deadline = submit.deadline_seconds
+        left = None if deadline is None else deadline - now
+        admission.check(concurrency, now, place, seconds_left=left)
+        size = _size_of(submit)
+        charge = self._quota(principal).admit(size, now)
+        admission.admit(concurrency, now, place)
+        return _Ticket(admission, place, size, charge, now)
+
+    def _quota(self, principal: Principal) -> Quota:
+        quota = self._quotas.get(principal.name)
+        if quota is None:
+            quota = self._quotas[principal.name] = Quota(
+                principal.name, principal.limits, time.monotonic()
+            )
+        return quota
+
+    def standing(self, principal: Principal) -> Standing:
+        """How a principal stands to its limits."""
+        return self._quota(principal).standing(time.monotonic())
+
+    def standings(self) -> list[Standing]:
+        """How all who have asked for something stand to their limits."""
+        now = time.monotonic()
+        return [quota.standing(now) for quota in self._quotas.values()]
+
+    async def encode(
+        self, model: str, frame: wire.Encode, principal: Principal = LOCAL
+    ) -> wire.Encoded:
         """Tokens of a text or a chat; numbers the frame.
 
-        Raises what `generate` raises but Overloaded, and InvalidRequest, DeadlineExceeded.
+        Raises ModelNotFound, Forbidden, ModelFailed, ShuttingDown, InvalidRequest, DeadlineExceeded.
         """
         frame = msgspec.structs.replace(frame, rid=next(self._numbers))
-        answer = await self._call(model, frame)
+        answer = await self._call(model, frame, principal)
         assert isinstance(answer, wire.Encoded)
         return answer
 
-    async def decode(self, model: str, frame: wire.Decode) -> wire.Decoded:
+    async def decode(
+        self, model: str, frame: wire.Decode, principal: Principal = LOCAL
+    ) -> wire.Decoded:
         """The text of tokens; numbers the frame. Raises what `encode` raises."""
         frame = msgspec.structs.replace(frame, rid=next(self._numbers))
-        answer = await self._call(model, frame)
+        answer = await self._call(model, frame, principal)
         assert isinstance(answer, wire.Decoded)
         return answer
 
-    async def _call(self, model: str, frame: wire.Encode | wire.Decode) -> Answer:
-        _, replica = self._route(model)
+    async def _call(
+        self, model: str, frame: wire.Encode | wire.Decode, principal: Principal
+    ) -> Answer:
+        _, replica = self._route(model, principal)
         try:
             async with asyncio.timeout(self._call_seconds):
                 return await replica.call(Call(frame))
@@ -119,8 +176,9 @@ class Serving:
                 f"the model {model} has not answered within {self._call_seconds:g} s"
             ) from None
 
-    def _route(self, model: str) -> tuple[Deployment, Replica]:
+    def _route(self, model: str, principal: Principal) -> tuple[Deployment, Replica]:
         deployment = self._deployments.resolve(model)
+        principal.check_use(deployment.name)
         if self._draining:
             raise _shutting_down()
         return deployment, pick(deployment.current.replicas)
@@ -163,7 +221,7 @@ class Serving:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d requests are cut off", self._n_outstanding)
+            log.warning("%d requests are cut off", len(self._tickets))
             return False
         return True
 
@@ -178,21 +236,48 @@ class Serving:
     # --- parts ---------------------------------------------------------------------------------
 
     def _deployment(self, name: str, config: ModelConfig, queue_limit: int) -> Deployment:
-        admission = Admission(name, queue_limit)
-
-        def over(generation: Generation) -> None:
-            served = generation.finish in ("stop", "length")
-            admission.leave(time.monotonic(), served=served)
-            self._over(generation)
-
-        revision = Revision(1, config, (Replica(name, over),))
-        return Deployment(name, int(time.time()), admission, revision)
+        revision = Revision(1, config, (Replica(name, self._over),))
+        return Deployment(name, int(time.time()), Admission(name, queue_limit), revision)
 
     def _over(self, generation: Generation) -> None:
-        self._n_outstanding -= 1
-        if not self._n_outstanding:
+        """Count a request out, wherever it was counted in."""
+        now, timeline = time.monotonic(), generation.timeline
+        ticket = self._tickets.pop(generation.rid)
+        served = generation.finish in ("stop", "length")
+        ticket.admission.leave(now, ticket.place, served=served)
+        self._quotas[ticket.place.key].leave(
+            ticket.size,
+            ticket.charge,
+            n_prompt=timeline.n_prompt,
+            n_output=timeline.n_output,
+            seconds=now - ticket.admitted_seconds,
+            now=now,
+        )
+        if not self._tickets:
             self._idle.set()
-        self._metrics.observe(generation.timeline)
+        self._metrics.observe(timeline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """Where an admitted request has been counted in."""
+
+    admission: Admission
+    place: Place
+    size: Size
+    charge: int  # tokens
+    admitted_seconds: float
+
+
+def _size_of(submit: wire.Submit) -> Size:
+    """What the frame tells of the request's length; of a chat, the text of its messages."""
+    if submit.tokens is not None:
+        return Size(len(submit.tokens), 0, submit.max_tokens)
+    if submit.text is not None:
+        return Size(None, len(submit.text), submit.max_tokens)
+    contents = (message.get("content") for message in submit.messages or ())
+    n_bytes = sum(len(content) for content in contents if isinstance(content, str))
+    return Size(None, n_bytes, submit.max_tokens)
 
 
 def _shutting_down() -> ShuttingDown:

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -46,6 +46,17 @@ class ModelGauges(Protocol):
     def engine_rss_bytes(self) -> int | None: ...
 
 
+class KeyGauges(Protocol):
+    """What a scrape reads of one key; None is left out."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def n_active(self) -> int: ...
+    @property
+    def tokens_left(self) -> int | None: ...
+
+
 class Metrics:
     """Counts requests and answers scrapes; belongs to the event loop's thread."""
 
@@ -79,6 +90,30 @@ class Metrics:
             "Tokens of prompts that were not computed anew.",
             ("model",),
         )
+        key = ("key", "class")
+        self._key_requests = self._counter(
+            "hearth_key_requests_total", "Generations ended, by key.", (*key, "outcome")
+        )
+        self._key_prompt_tokens = self._counter(
+            "hearth_key_prompt_tokens_total", "Tokens of prompts, by key.", key
+        )
+        self._key_output_tokens = self._counter(
+            "hearth_key_output_tokens_total", "Tokens generated, by key.", key
+        )
+        self._key_queue = Summary(
+            "hearth_key_queue_seconds",
+            "Arrival to the first step, by key.",
+            key,
+            registry=self._registry,
+        )
+        self._refused = self._counter(
+            "hearth_refused_total", "Requests not admitted.", ("model", "key", "class", "reason")
+        )
+        self._preempted = self._counter(
+            "hearth_preempted_total",
+            "Times that requests had to leave their place for others.",
+            ("model", "key", "class"),
+        )
         self._http = self._counter(
             "hearth_http_requests_total", "HTTP requests answered.", ("route", "method", "status")
         )
@@ -94,8 +129,12 @@ class Metrics:
         """Read the gauges of models from here at every scrape."""
         self._registry.register(_ModelCollector(models))
 
+    def watch_keys(self, keys: Callable[[], Iterable[KeyGauges]]) -> None:
+        """Read the gauges of keys from here at every scrape."""
+        self._registry.register(_KeyCollector(keys))
+
     def observe(self, timeline: RequestTimeline) -> None:
-        """Count one request that has ended."""
+        """Count one request that has ended, or was not admitted."""
         model, klass = timeline.model, timeline.klass
         labels = (model, timeline.backend or _UNKNOWN, klass)
         for histogram, seconds in (
@@ -110,6 +149,20 @@ class Metrics:
         self._prompt_tokens.labels(model).inc(timeline.n_prompt)
         self._output_tokens.labels(model).inc(timeline.n_output)
         self._cached_tokens.labels(model).inc(timeline.n_cached)
+        self._observe_key(timeline)
+
+    def _observe_key(self, timeline: RequestTimeline) -> None:
+        """The same by key; there are as many keys as the configuration names."""
+        model, key, klass = timeline.model, timeline.key, timeline.klass
+        self._key_requests.labels(key, klass, timeline.outcome or _UNKNOWN).inc()
+        self._key_prompt_tokens.labels(key, klass).inc(timeline.n_prompt)
+        self._key_output_tokens.labels(key, klass).inc(timeline.n_output)
+        if timeline.queue_seconds is not None:
+            self._key_queue.labels(key, klass).observe(timeline.queue_seconds)
+        if timeline.refusal is not None:
+            self._refused.labels(model, key, klass, timeline.refusal).inc()
+        if timeline.n_preempted:
+            self._preempted.labels(model, key, klass).inc(timeline.n_preempted)
 
     def count_http(self, route: str, method: str, status: int) -> None:
         """Count one HTTP answer; `route` is the pattern of the route table, never a client's path."""
@@ -151,6 +204,27 @@ class _ModelCollector(Collector):
         for model in models:
             restarts.add_metric((model.name,), model.n_restarts)
         yield restarts
+
+
+class _KeyCollector(Collector):
+    """Gauges of keys, read when scraped."""
+
+    def __init__(self, keys: Callable[[], Iterable[KeyGauges]]) -> None:
+        self._keys = keys
+
+    def collect(self) -> Iterator[Metric]:
+        active = GaugeMetricFamily(
+            "hearth_key_active_requests", "Admitted and not over.", labels=("key",)
+        )
+        left = GaugeMetricFamily(
+            "hearth_key_tokens_left", "Tokens of the minute not used up.", labels=("key",)
+        )
+        for key in self._keys():
+            active.add_metric((key.name,), key.n_active)
+            if key.tokens_left is not None:
+                left.add_metric((key.name,), key.tokens_left)
+        yield active
+        yield left
 
 
 def _is_up(model: ModelGauges) -> int:

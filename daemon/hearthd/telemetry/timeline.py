@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Outcome: TypeAlias = Literal["stop", "length", "cancelled", "error", "rejected"]
-"""How a request ended; "rejected" before anything was computed for it."""
+Outcome: TypeAlias = Literal["stop", "length", "cancelled", "error", "rejected", "shed", "expired"]
+"""How a request ended; "rejected" before anything was computed for it.
+
+The deadline of a "shed" one could not be met, or had passed, before its first token; that of an
+"expired" one passed after it.
+"""
 
 
 @dataclass(slots=True)
@@ -19,6 +23,7 @@ class RequestTimeline:
     model: str
     klass: str  # interactive | normal | batch
     arrived_seconds: float
+    key: str = "anonymous"  # name in the configuration
     backend: str | None = None
     admitted_seconds: float | None = None  # handed to an engine
     started_seconds: float | None = None  # left the engine's queue
@@ -28,6 +33,8 @@ class RequestTimeline:
     n_prompt: int = 0
     n_output: int = 0
     n_cached: int = 0
+    n_preempted: int = 0
+    refusal: str | None = None  # code of the error, where it was not admitted
 
     @property
     def queue_seconds(self) -> float | None:
