@@ -105,6 +105,7 @@ def _supervisor_options(config: Config) -> SupervisorOptions:
             step_timeout_seconds=engine.step_timeout_seconds,
             load_timeout_seconds=engine.load_timeout_seconds,
             stop_seconds=engine.stop_seconds,
+            probe_seconds=engine.probe_seconds,
         ),
         restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
         log_level=config.log.level,

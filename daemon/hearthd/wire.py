@@ -10,6 +10,8 @@ A frame is four bytes of length (big endian) and a msgpack map with a `type` tag
                                <-    Ready | Failed
     Submit, Cancel, Encode, Decode ->
                                <-    Step (deltas), Reject, Encoded, Decoded
+    Probe                      ->                      where it was silent for a while
+                               <-    Probed            a token was computed, or other work went on
                                <-    Beat              each second, from its own thread
     Stop                       ->                      finishes what runs, then exits
 
@@ -247,6 +249,18 @@ class Cancel(Frame, frozen=True):
     rid: int
 
 
+class Probe(Frame, frozen=True):
+    """Show that you answer: compute one token, unless a step of other work is committed before that."""
+
+    number: int
+
+
+class Probed(Frame, frozen=True):
+    """Answer to Probe."""
+
+    number: int
+
+
 class Encode(Frame, frozen=True):
     """Tokens of a text, or of a chat as the template renders it."""
 
@@ -345,9 +359,11 @@ class Beat(Frame, frozen=True):
     n_step_failures: int
 
 
-ToEngine: TypeAlias = Load | LeaseGrant | LeaseRefusal | Submit | Cancel | Encode | Decode | Stop
+ToEngine: TypeAlias = (
+    Load | LeaseGrant | LeaseRefusal | Submit | Cancel | Encode | Decode | Probe | Stop
+)
 FromEngine: TypeAlias = (
-    LeaseRequest | Loading | Ready | Failed | Step | Reject | Encoded | Decoded | Beat
+    LeaseRequest | Loading | Ready | Failed | Step | Reject | Encoded | Decoded | Probed | Beat
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -29,7 +29,9 @@ async def test_ready_when_the_models_are(
         assert answer.status == 200
     serving.statuses = (
         model_status(),
-        model_status("big", state="loading", phase="loading", progress=0.25, info=None),
+        model_status(
+            "big", state="loading", answers=False, phase="loading", progress=0.25, info=None
+        ),
     )
     async with http.get(path) as answer:
         assert answer.status == 503
@@ -40,6 +42,7 @@ async def test_ready_when_the_models_are(
         "state": "loading",
         "phase": "loading",
         "progress": 0.25,
+        "answers": False,
         "error": None,
     }
 

@@ -56,6 +56,7 @@ def model_status(name: str = "canary", **fields: object) -> ModelStatus:
         pid=4711,
         n_restarts=0,
         engine_rss_bytes=50_000_000,
+        answers=True,
     )
     values = {field: getattr(ready, field) for field in ModelStatus.__slots__}
     return ModelStatus(**{**values, **fields})

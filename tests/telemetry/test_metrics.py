@@ -15,7 +15,7 @@ class Model:
     """A model as the gauges see it."""
 
     name: str
-    state: str = "ready"
+    answers: bool = True
     n_running: int = 0
     n_waiting: int = 0
     kv_tokens_free: int | None = None
@@ -80,7 +80,7 @@ def test_gauges_are_read_when_scraped() -> None:
     models = [Model("a", n_running=2, n_waiting=5, kv_tokens_free=64, n_restarts=1)]
     metrics.watch(lambda: models)
     assert _scrape(metrics)["hearth_waiting_requests", _labels(model="a")] == 5
-    models = [Model("a", state="failed")]
+    models = [Model("a", answers=False)]
     seen = _scrape(metrics)
     assert seen["hearth_waiting_requests", _labels(model="a")] == 0
     assert seen["hearth_model_up", _labels(model="a")] == 0

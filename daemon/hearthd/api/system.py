@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import msgspec
@@ -26,6 +27,7 @@ class ModelReadiness(msgspec.Struct, frozen=True):
     state: str
     phase: str | None
     progress: float | None
+    answers: bool
     error: str | None
 
 
@@ -50,9 +52,18 @@ async def livez(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """200 when requests are answered, 503 otherwise; either way with the state of each model."""
+    for _ in range(2):  # what engines have said by now is read before they are judged
+        await asyncio.sleep(0)
     readiness = request.app[SERVING].readiness()
     models = [
-        ModelReadiness(status.name, status.state, status.phase, status.progress, status.error)
+        ModelReadiness(
+            status.name,
+            status.state,
+            status.phase,
+            status.progress,
+            status.answers,
+            status.error,
+        )
         for status in readiness.models
     ]
     return json_response(

@@ -17,6 +17,7 @@ from hearthd.engine.drafting import Drafter
 from hearthd.engine.intake import Arrival
 from hearthd.engine.output import Output
 from hearthd.engine.pipeline import Pipeline, Ticket
+from hearthd.engine.prober import Prober
 from hearthd.engine.request import Request
 from hearthd.engine.scheduler import Scheduler, Unserviceable
 from hearthd.engine.step import StepOutcome, StepPlan
@@ -50,6 +51,7 @@ class EngineCore:
         store: KVStore,
         scheduler: Scheduler,
         *,
+        context: int | None = None,
         after_step: Callable[[StepOutcome], None] | None = None,
     ) -> None:
         """`after_step` hears the outcome of each step; tests check the store's integrity there."""
@@ -65,6 +67,15 @@ class EngineCore:
         self._in_flight: deque[tuple[StepPlan, Ticket]] = deque()
         self._depth = max(pipeline.n_batches, 1 + pipeline.caps.async_depth)
         self._n_failures = 0
+        self._prober = Prober(
+            store,
+            digest=model.spec.digest,
+            first_token=model.tokenizer.bos_id or 0,
+            context=context or model.spec.context_trained,
+        )
+        self._probe: Request | None = None  # under way
+        self._asked: list[int] = []  # numbers of probes without an answer
+        self._probed: list[int] = []  # and of those with one, until they are told
         self._began_seconds = 0.0  # when the oldest step in flight had the stages for itself
 
     @property
@@ -80,6 +91,8 @@ class EngineCore:
             output.score([self._unscored(request.tokens[0])])
         if not computes and not (request.scores_prompt and request.n_prompt > 1):
             return [output.end("length")]
+        if self._probe is not None and not self._probe.n_inflight:
+            self._end_probe(self._probe)  # this request's own steps are proof enough
         self._requests[request.id] = request
         self._outputs[request.id] = output
         self.scheduler.add(request)
@@ -91,6 +104,21 @@ class EngineCore:
         if request is not None:
             del self._outputs[rid]
             self.scheduler.finish(request)
+
+    def probe(self, number: int) -> None:
+        """Asks for a sign of work: `take_probed` has the number once a step was committed.
+
+        Without anything to do, the step is one of its own; see `prober`.
+        """
+        self._asked.append(number)
+        if not self.has_work:
+            self._probe = self._prober.request(-number)
+            self.scheduler.add(self._probe)
+
+    def take_probed(self) -> list[int]:
+        """Numbers of the probes that have their answer now."""
+        probed, self._probed = self._probed, []
+        return probed
 
     def step(self) -> list[wire.Delta]:
         """Put steps in flight, then see the oldest one through; returns what came of it.
@@ -104,6 +132,9 @@ class EngineCore:
             try:
                 plan = self.scheduler.plan()
             except Unserviceable as error:
+                if error.request is self._probe:
+                    self._end_probe(error.request)
+                    continue
                 deltas.append(self._give_up(error.request, "kv_capacity", _NO_ROOM_EVER))
                 continue
             if plan is None:
@@ -133,6 +164,11 @@ class EngineCore:
         if self.scheduler.drafter is not None:
             self._teach(self.scheduler.drafter, plan, gained)
         self.counters.n_steps += 1
+        if self._asked:
+            self._probed += self._asked
+            self._asked.clear()
+        if self._probe is not None and self._probe.n_output:
+            self._end_probe(self._probe)
         deltas = self._speak(plan, sampled, gained)
         self._tell(StepOutcome.COMMITTED)
         return deltas
@@ -211,7 +247,14 @@ class EngineCore:
         self.counters.n_prompt_tokens += request.n_prompt
         self.counters.n_cached_tokens += request.n_cached
         del self._outputs[request.id], self._requests[request.id]
+        self._prober.note(request)
         self.scheduler.finish(request)
+
+    def _end_probe(self, probe: Request) -> None:
+        self._probe = None
+        if self.scheduler.caps.rollback == "any":
+            self._prober.take_back(probe)
+        self.scheduler.finish(probe)
 
     def _give_up(self, request: Request, code: str, message: str) -> wire.Delta:
         delta = self._outputs[request.id].end("error", (code, message))
@@ -236,6 +279,8 @@ class EngineCore:
     def _after_failure(self, error: BackendError, failed: StepPlan) -> list[wire.Delta]:
         """What was in a failed step is planned again, preempted, or given up."""
         self.counters.n_step_failures += 1
+        if self._probe is not None and self._probe in failed.requests:
+            self._end_probe(self._probe)  # it has no answer; the next one may
         stuck = [r for r in failed.requests if r.n_failed >= MAX_FAILURES_IN_PLACE]
         deltas = self._abandon(stuck, error)
         if isinstance(error, CapacityError):

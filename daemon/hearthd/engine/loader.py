@@ -156,7 +156,7 @@ def assemble(plan: LoadPlan, stages: Sequence[Stage], step_tokens: int) -> Engin
     )
     if policy.draft_refusal(pipeline.caps) is None and not pipeline.caps.async_depth:
         scheduler.draft_with(DraftGate())
-    return EngineCore(plan.model, pipeline, store, scheduler)
+    return EngineCore(plan.model, pipeline, store, scheduler, context=plan.room.context)
 
 
 def model_info(plan: LoadPlan) -> wire.ModelInfo:

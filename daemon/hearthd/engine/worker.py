@@ -27,7 +27,7 @@ LARGE_VOCABULARY = 8192
 PROGRESS_STEP = 0.01
 """Progress is told when it has grown by this much."""
 
-_Command = Arrival | wire.Cancel | wire.Stop | HearthdGone
+_Command = Arrival | wire.Cancel | wire.Probe | wire.Stop | HearthdGone
 
 
 class LeaseRefused(BackendError):
@@ -156,6 +156,8 @@ class Worker:
         self._kv_tokens_free = self._core.store.free_tokens()
         if deltas:
             self._link.send(wire.Step(deltas))
+        for number in self._core.take_probed():
+            self._link.send(wire.Probed(number))
 
     def _handle_commands(self) -> None:
         """Take what has arrived; wait for something where there is nothing else to do."""
@@ -180,6 +182,8 @@ class Worker:
                     self._link.send(wire.Step(deltas))
             case wire.Cancel():
                 self._core.cancel(command.rid)
+            case wire.Probe():
+                self._core.probe(command.number)
             case wire.Stop():
                 self._stop_by = time.monotonic() + command.deadline_seconds
             case HearthdGone():
@@ -207,7 +211,7 @@ class Worker:
                     self._link.send(self._intake.decode(frame))
                 case wire.Cancel() if self._preparation.cancel(frame.rid):
                     log.debug("request %d was cancelled before it was ready", frame.rid)
-                case wire.Cancel() | wire.Stop():
+                case wire.Cancel() | wire.Probe() | wire.Stop():
                     self._inbox.put(frame)
                 case _:
                     log.error("hearthd sent %s to an engine that is loaded", type(frame).__name__)

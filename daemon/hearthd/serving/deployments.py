@@ -66,7 +66,8 @@ class Deployment:
     def status(self) -> ModelStatus:
         """What is known of it now, of its best replica where there are several."""
         replicas = self.current.replicas
-        best = min(replicas, key=lambda replica: _STATE_ORDER[replica.state])
+        silent = {replica: replica.why_not_answering for replica in replicas}
+        best = min(replicas, key=lambda r: (_STATE_ORDER[r.state], silent[r] is not None))
         n_running = sum(replica.n_running for replica in replicas)
         failure = best.failure
         return ModelStatus(
@@ -75,7 +76,7 @@ class Deployment:
             state=best.state,
             phase=best.phase,
             progress=best.progress,
-            error=None if failure is None else failure.message,
+            error=silent[best] if failure is None else failure.message,
             error_code=None if failure is None else failure.code,
             info=best.info,
             created=self.created,
@@ -85,6 +86,7 @@ class Deployment:
             pid=best.pid,
             n_restarts=sum(replica.n_restarts for replica in replicas),
             engine_rss_bytes=best.rss_bytes,
+            answers=best.state == "ready" and silent[best] is None,
         )
 
 

@@ -18,7 +18,14 @@ from hearthd.placement.ledger import Ledger, MemoryLease, Need
 from hearthd.serving.channel import EngineChannel
 from hearthd.serving.output_log import EngineLog
 from hearthd.serving.restart import EngineEnd
-from hearthd.serving.vitals import Patience, Phase, Vitals, cause_of_death
+from hearthd.serving.vitals import (
+    Patience,
+    Phase,
+    Vitals,
+    cause_of_death,
+    must_be_asked,
+    why_not_answering,
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +83,7 @@ class EngineProcess:
         self._ready_seconds: float | None = None
         self._leases: list[MemoryLease] = []
         self._channel: EngineChannel | None = None
+        self._n_probes = 0
         self._failed: wire.Failed | None = None  # the engine's own word
         self._killed: str | None = None  # why hearthd killed it
         self._closed = asyncio.Event()  # the socket, after the last frame was read
@@ -106,6 +114,12 @@ class EngineProcess:
         """Send a frame; dropped where the engine is about to be gone."""
         if self._channel is not None:
             self._channel.send(frame)
+
+    def why_not_answering(self) -> str | None:
+        """Why it cannot be said to answer now, in words; None where it does, or does not serve."""
+        if self._vitals.phase is not Phase.SERVING:
+            return None
+        return why_not_answering(self._vitals, time.monotonic())
 
     def stop(self) -> None:
         """Ask it to end now: what runs is dropped. `run` returns soon after `stop_seconds`."""
@@ -142,12 +156,35 @@ class EngineProcess:
         return ours, child
 
     async def _watch(self, exited: asyncio.Task[int]) -> None:
-        """Return when the process has ended; kill it when it must end."""
+        """Return when the process has ended; kill it when it must end, and ask it for tokens."""
         while not exited.done():
+            if must_be_asked(self._vitals, self._patience, time.monotonic()):
+                self._ask()
             cause = self._killed or cause_of_death(self._vitals, self._patience, time.monotonic())
             if cause is not None:
                 self._kill(cause)
+            looked_seconds = time.monotonic()
             await asyncio.wait({exited}, timeout=CHECK_SECONDS)
+            self._forgive(time.monotonic() - looked_seconds - CHECK_SECONDS)
+
+    def _ask(self) -> None:
+        """For a sign that work gets done."""
+        vitals, now = self._vitals, time.monotonic()
+        self._n_probes += 1
+        vitals.asked_again_seconds = now
+        if vitals.asked_seconds is None:
+            vitals.asked_seconds = now
+        self.send(wire.Probe(self._n_probes))
+
+    def _forgive(self, late_seconds: float) -> None:
+        """While hearthd itself stood still, it could not hear anything: that is not the engine's silence."""
+        if late_seconds < CHECK_SECONDS:
+            return
+        vitals = self._vitals
+        vitals.sign_seconds += late_seconds
+        vitals.beat_seconds += late_seconds
+        if vitals.asked_seconds is not None:
+            vitals.asked_seconds += late_seconds
 
     async def _hear_out(self, output: asyncio.Task[None]) -> None:
         """Read what it said before it ended; a child of it may hold the pipes open for longer."""
@@ -202,14 +239,22 @@ class EngineProcess:
         vitals = self._vitals
         vitals.sign_seconds = time.monotonic()
         if type(frame) is wire.Step:  # first, for it is by far the most frequent
+            if any(delta.tokens for delta in frame.deltas):
+                self._prove()
             self._listener.on_step(frame)
             return
         match frame:
             case wire.Beat():
                 vitals.step_age_seconds = frame.step_age_seconds
+                vitals.beat_seconds = vitals.sign_seconds
+                if frame.n_steps > vitals.n_steps:
+                    vitals.n_steps = frame.n_steps
+                    self._prove()
                 self._listener.on_beat(frame)
             case wire.Reject() | wire.Encoded() | wire.Decoded():
                 self._listener.on_answer(frame)
+            case wire.Probed():
+                self._prove()
             case wire.LeaseRequest():
                 self.send(self._lease(frame))
             case wire.Loading():
@@ -225,6 +270,12 @@ class EngineProcess:
         self._vitals.phase = Phase.SERVING
         self._ready_seconds = time.monotonic()
         self._listener.on_ready(self, ready.info)
+        self._ask()
+
+    def _prove(self) -> None:
+        """It has done something just now."""
+        self._vitals.proof_seconds = self._vitals.sign_seconds
+        self._vitals.asked_seconds = None
 
     def _lease(self, request: wire.LeaseRequest) -> wire.LeaseGrant | wire.LeaseRefusal:
         need = Need(

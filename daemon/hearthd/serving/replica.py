@@ -57,6 +57,11 @@ class Replica:
         return None if self._process is None else self._process.pid
 
     @property
+    def why_not_answering(self) -> str | None:
+        """Why its engine, though ready, cannot be said to answer now; None where it does."""
+        return None if self._serving is None else self._serving.why_not_answering()
+
+    @property
     def n_outstanding(self) -> int:
         return len(self._generations)
 

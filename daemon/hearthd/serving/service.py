@@ -194,10 +194,10 @@ class Serving:
         return self._deployments.resolve(name).status()
 
     def readiness(self) -> Readiness:
-        """Ready: at least one model answers, and none is on its way."""
+        """Ready: at least one model answers, and none that has not failed does not."""
         models = tuple(self.models())
-        states = {model.state for model in models}
-        ready = "ready" in states and states <= {"ready", "failed"} and not self._draining
+        answering = [model.answers for model in models if model.state != "failed"]
+        ready = bool(answering) and all(answering) and not self._draining
         return Readiness(ready=ready, draining=self._draining, models=models)
 
     # --- the daemon's life ---------------------------------------------------------------------

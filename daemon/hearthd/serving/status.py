@@ -19,7 +19,7 @@ class ModelStatus:
     state: ModelState
     phase: str | None  # of the load: "starting" | "reading" | "loading" | "warming"
     progress: float | None  # of the phase, 0 to 1
-    error: str | None  # when failed, and why the last engine was lost when restarting
+    error: str | None  # why it failed, why its last engine was lost, or why a ready one is silent
     error_code: str | None
     info: wire.ModelInfo | None
     created: int  # unix seconds; when the alias was configured
@@ -29,6 +29,7 @@ class ModelStatus:
     pid: int | None
     n_restarts: int
     engine_rss_bytes: int | None
+    answers: bool = False  # ready, and lately shown to be by a token or other work
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class ModelGauges(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def state(self) -> str: ...
+    def answers(self) -> bool: ...
     @property
     def n_running(self) -> int: ...
     @property
@@ -228,7 +228,7 @@ class _KeyCollector(Collector):
 
 
 def _is_up(model: ModelGauges) -> int:
-    return int(model.state == "ready")
+    return int(model.answers)
 
 
 def _gauge(
