@@ -12,6 +12,7 @@ from engine_rig import Rig
 from hearthd import wire
 from hearthd.engine.intake import Arrival, Refused
 from hearthd.engine.preparation import Preparation
+from hearthd.engine.worker import warming
 
 
 def frame(rid: int) -> wire.Submit:
@@ -102,3 +103,13 @@ def test_a_constrained_request_in_an_engine_process() -> None:
         while not any(delta.finish for delta in seen):
             seen += engine.wait_for(wire.Step).deltas
         assert "".join(delta.text for delta in seen) in ("once", "twice")
+
+
+@pytest.mark.parametrize(("vocab", "is_warm"), [(300, False), (20_000, True)])
+def test_a_large_vocabulary_is_ready_when_the_load_is(vocab: int, is_warm: bool) -> None:
+    with Rig(f"sim:vocab={vocab}") as rig:
+        with warming(rig.intake):
+            assert rig.intake.tokenizer.n_vocab == vocab
+        assert rig.intake.grammars.is_warm is is_warm
+        said = rig.answer("say", constraint=wire.ChoiceConstraint(["once", "twice"]))
+    assert said.text in ("once", "twice")

@@ -131,6 +131,11 @@ class GrammarFactory:
         self._looking = threading.Lock()
         self._cache: OrderedDict[bytes, LLMatcher] = OrderedDict()
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the vocabulary is ready."""
+        return self._vocabulary is not None
+
     def warm(self) -> None:
         """Prepare the vocabulary, once; holds the interpreter for a second where it is very large."""
         self._ready()

@@ -58,7 +58,7 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
         link.send(wire.Loading("reading", 0.0))
         plan = plan_load(load)
         intake = Intake(plan.model, context=plan.room.context)
-        with _warming(intake):
+        with warming(intake):
             core = execute_load(plan, load, _grants(link), _progress(link))
     except BackendError as error:
         link.send(wire.Failed(error.code, str(error)))
@@ -77,7 +77,7 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
 
 
 @contextmanager
-def _warming(intake: Intake) -> Iterator[None]:
+def warming(intake: Intake) -> Iterator[None]:
     """A large vocabulary is made ready for grammars beside the load: later it would stall every request."""
     if intake.tokenizer.n_vocab < LARGE_VOCABULARY:
         yield
@@ -232,7 +232,7 @@ class Worker:
         began = self._step_began
         return wire.Beat(
             n_running=len(scheduler.running),
-            n_waiting=len(scheduler.waiting),
+            n_waiting=len(scheduler.waiting) + self._preparation.n_pending,
             kv_tokens_free=self._kv_tokens_free,
             step_age_seconds=None if began is None else time.monotonic() - began,
             n_steps=counters.n_steps,
