@@ -12,7 +12,9 @@ HEAVY = ("torch", "onnxruntime", "llama_cpp", "numpy", "gguf")
 
 def loaded_by(statement: str) -> set[str]:
     """Top-level names, and Hearth's packages, in sys.modules after a statement in a fresh interpreter."""
-    code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    code = (
+        f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     names = set(out.stdout.split())
     return {n.split(".")[0] for n in names} | {n for n in names if n.startswith("hearth")}
@@ -25,7 +27,14 @@ def test_hearthd_never_loads_a_native_library_or_a_backend() -> None:
 
 def test_an_engine_never_loads_the_control_plane() -> None:
     loaded = loaded_by("import hearthd.engine.worker, hearthd.engine.probe")
-    assert not loaded & {"aiohttp", "zeroconf", "sqlite_utils", "hearthd.api", "hearthd.serving", "hearthd.app"}
+    assert not loaded & {
+        "aiohttp",
+        "zeroconf",
+        "sqlite_utils",
+        "hearthd.api",
+        "hearthd.serving",
+        "hearthd.app",
+    }
     assert not loaded & {"torch", "onnxruntime", "llama_cpp"}
 
 

@@ -17,7 +17,9 @@ def test_every_package_on_disk_is_in_the_wheel() -> None:
     assert isinstance(tool, dict)
     packages = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
     roots = ("daemon", "backends", "tui")
-    on_disk = [str(p.parent.relative_to(ROOT)) for r in roots for p in (ROOT / r).glob("*/__init__.py")]
+    on_disk = [
+        str(p.parent.relative_to(ROOT)) for r in roots for p in (ROOT / r).glob("*/__init__.py")
+    ]
     assert sorted(packages) == sorted(on_disk)
 
 
