@@ -1,7 +1,7 @@
 """DraftGate: guesses of what comes next, made only where they are measured to pay.
 
 Guesses come from the request's own text (prompt lookup: what followed the last time these tokens stood
-there). Whether a step carries them is decided anew each step: the measured cost of a step with that many
+there), or from its grammar, where it leaves one way only. Whether a step carries them is decided anew each step: the measured cost of a step with that many
 rows, against the tokens that the measured acceptance promises. At large batches the cost grows with
 the rows and the gate closes by itself.
 """
@@ -50,6 +50,8 @@ class Guess(NamedTuple):
 
     tokens: list[int]
     n_context: int
+_CERTAIN = 0
+"""The context of a guess that a grammar forces."""
 
 
 _NO_GUESS = Guess([], 0)
@@ -209,6 +211,21 @@ def best_widths(
     best, best_gain = 0, LEAST_GAIN
     tokens = float(n_requests)
     for m, (chance, _) in enumerate(candidates, start=1):
+    def _guess(self, request: Request, limit: int) -> Guess:
+        if request.grammar is not None:
+            forced = request.grammar.forced()[:limit]
+            if forced:
+                return Guess(forced, _CERTAIN)
+        return self._memory(request).lookup.guess(request.tokens, limit)
+
+    def _rate(self, request: Request, guess: Guess) -> float:
+        """Probability that each of the guessed tokens stands after those before it."""
+        if not guess.tokens:
+            return 0.0
+        if guess.n_context == _CERTAIN:
+            return 1.0
+        return self._memory(request).acceptance.rate(guess.n_context)
+
         tokens += chance
         seconds = cost.of(n_requests + m)
         if seconds is None:
@@ -251,16 +268,13 @@ class DraftGate:
         if self._n_steps % PLAIN_EVERY == 0 or not self.costs.known(len(requests)):
             return none
         guesses = [
-            self._memory(request).lookup.guess(request.tokens, min(limit, MAX_DRAFT_TOKENS))
-            if limit > 0
-            else _NO_GUESS
+            self._guess(request, min(limit, MAX_DRAFT_TOKENS)) if limit > 0 else _NO_GUESS
             for request, limit in zip(requests, limits, strict=True)
         ]
         if not any(guess.tokens for guess in guesses):
             return none
         rates = [
-            self._memory(request).acceptance.rate(guess.n_context) if guess.tokens else 0.0
-            for request, guess in zip(requests, guesses, strict=True)
+            self._rate(request, guess) for request, guess in zip(requests, guesses, strict=True)
         ]
         widths = best_widths(rates, [len(g.tokens) for g in guesses], self.costs, n_spare)
         for request, guess in zip(requests, guesses, strict=True):
@@ -287,7 +301,8 @@ class DraftGate:
         self.counters.n_guessed += n_guessed
         self.counters.n_accepted += n_accepted
         memory = self._memory(request)
-        memory.acceptance.observe(memory.n_context, n_guessed, n_accepted)
+        if memory.n_context != _CERTAIN:
+            memory.acceptance.observe(memory.n_context, n_guessed, n_accepted)
 
     def forget(self, request: Request) -> None:
         """The request is over."""

@@ -94,6 +94,10 @@ class Grammar:
         """How many of these tokens, one after the other, fit next."""
         return int(self._matcher.validate_tokens(list(tokens)))
 
+    def forced(self) -> list[int]:
+        """The next tokens, as far as there is one way to go on."""
+        return list(self._matcher.compute_ff_tokens())
+
     def rollback(self, n_tokens: int) -> None:
         """Take back the last tokens."""
         self._matcher.rollback(n_tokens)
