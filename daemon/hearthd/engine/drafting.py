@@ -1,9 +1,9 @@
 """DraftGate: guesses of what comes next, made only where they are measured to pay.
 
 Guesses come from the request's own text (prompt lookup: what followed the last time these tokens stood
-there), or from its grammar, where it leaves one way only. Whether a step carries them is decided anew each step: the measured cost of a step with that many
-rows, against the tokens that the measured acceptance promises. At large batches the cost grows with
-the rows and the gate closes by itself.
+there), or from its grammar, where that leaves one way only. Whether a step carries them is decided anew
+each step: the measured cost of a step with that many rows, against the tokens that the measured
+acceptance promises. At large batches the cost grows with the rows and the gate closes by itself.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Guess(NamedTuple):
 
     tokens: list[int]
     n_context: int
-_CERTAIN = 0
-"""The context of a guess that a grammar forces."""
 
 
 _NO_GUESS = Guess([], 0)
+_CERTAIN = 0
+"""The context of a guess that a grammar forces."""
 
 
 class PromptLookup:
@@ -211,21 +211,6 @@ def best_widths(
     best, best_gain = 0, LEAST_GAIN
     tokens = float(n_requests)
     for m, (chance, _) in enumerate(candidates, start=1):
-    def _guess(self, request: Request, limit: int) -> Guess:
-        if request.grammar is not None:
-            forced = request.grammar.forced()[:limit]
-            if forced:
-                return Guess(forced, _CERTAIN)
-        return self._memory(request).lookup.guess(request.tokens, limit)
-
-    def _rate(self, request: Request, guess: Guess) -> float:
-        """Probability that each of the guessed tokens stands after those before it."""
-        if not guess.tokens:
-            return 0.0
-        if guess.n_context == _CERTAIN:
-            return 1.0
-        return self._memory(request).acceptance.rate(guess.n_context)
-
         tokens += chance
         seconds = cost.of(n_requests + m)
         if seconds is None:
@@ -280,6 +265,21 @@ class DraftGate:
         for request, guess in zip(requests, guesses, strict=True):
             self._memory(request).n_context = guess.n_context
         return [guess.tokens[:width] for guess, width in zip(guesses, widths, strict=True)]
+
+    def _guess(self, request: Request, limit: int) -> Guess:
+        if request.grammar is not None:
+            forced = request.grammar.forced()[:limit]
+            if forced:
+                return Guess(forced, _CERTAIN)
+        return self._memory(request).lookup.guess(request.tokens, limit)
+
+    def _rate(self, request: Request, guess: Guess) -> float:
+        """Probability that each of the guessed tokens stands after those before it."""
+        if not guess.tokens:
+            return 0.0
+        if guess.n_context == _CERTAIN:
+            return 1.0
+        return self._memory(request).acceptance.rate(guess.n_context)
 
     def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:
         """Learn the cost of a step of decoding requests only, and which guesses stood."""
