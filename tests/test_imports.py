@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnxruntime", "llama_cpp", "numpy", "gguf")
+HEAVY = ("torch", "onnxruntime", "llama_cpp", "numpy", "gguf", "llguidance")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -35,7 +35,7 @@ def test_an_engine_never_loads_the_control_plane() -> None:
         "hearthd.serving",
         "hearthd.app",
     }
-    assert not loaded & {"torch", "onnxruntime", "llama_cpp"}
+    assert not loaded & {"torch", "onnxruntime", "llama_cpp", "llguidance"}
 
 
 def test_the_terminal_loads_neither_the_daemon_nor_a_backend() -> None:
