@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from hearth_backends.base import Tokenizer
 from hearthd import wire
 from hearthd.engine import json_schema
-from hearthd.engine.json_schema import Place, Schema, SchemaRefused
+from hearthd.engine.json_keywords import SchemaRefused, joined
+from hearthd.engine.json_schema import Place, Schema
 from hearthd.engine.tool_format import ToolGrammar, forced_grammar, free_grammar, quoted
 from hearthd.engine.vocabulary import TokenizerForGrammars, control_token
 
@@ -241,7 +242,7 @@ class GrammarFactory:
             schema, places = json_schema.checked(schema)
             self._try_schema(schema, places)
         except SchemaRefused as refused:
-            path = json_schema.joined(param, refused.path)
+            path = joined(param, refused.path)
             raise GrammarRefused(refused.code, f"{path}: {refused.message}", path) from refused
         return _with_options(schema)
 
