@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 from hearthd_process import Daemon, running
 from openai import APIError, AsyncOpenAI
+from openai.types import Completion
 
 from hearth_backends.canary.tasks import CHAT, TASKS, Instance, Message, recall
 
@@ -135,11 +136,15 @@ async def test_a_killed_engine_is_replaced_and_no_client_hangs(
         stream=True,
         extra_body={"ignore_eos": True},
     )
-    killed = False
+    chunks = aiter(stream)
+    await anext(chunks)
+    os.kill(cast(int, box.model("canary")["engine_pid"]), signal.SIGKILL)
     with pytest.raises(APIError):
-        async for _ in stream:
-            if not killed:
-                os.kill(cast(int, box.model("canary")["engine_pid"]), signal.SIGKILL)
-                killed = True
+        await _read_to_the_end(chunks)
     assert await ask(client, [{"role": "user", "content": "Count on: 7 8 9"}]) == "10 11 12 13 14"
     assert box.model("canary")["n_restarts"] == 1
+
+
+async def _read_to_the_end(chunks: AsyncIterator[Completion]) -> None:
+    async for _ in chunks:
+        pass
