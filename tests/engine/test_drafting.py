@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from hearth_backends.base import Reservation, SamplingParams
 from hearth_backends.kv.hashing import HashChain
+from hearthd.engine.costs import STALE_AFTER, StepCosts
 from hearthd.engine.drafting import (
     PLAIN_EVERY,
-    STALE_AFTER,
     DraftGate,
     PromptLookup,
-    StepCosts,
     best_widths,
 )
 from hearthd.engine.request import Limits, Request

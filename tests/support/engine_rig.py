@@ -77,7 +77,7 @@ class Rig:
         self.plan = plan_load(_cut(load, n_stages))
         self.model = self.plan.model
         stages = [wrap(_load(stage, self.plan, clock)) for stage in self.plan.stages]
-        self.core = assemble(self.plan, stages, load.step_tokens)
+        self.core = assemble(self.plan, stages, load)
         self.core.scheduler.drafter = None
         if drafter is not None:
             self.core.scheduler.draft_with(drafter)

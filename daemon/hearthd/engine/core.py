@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from hearth_backends.errors import BackendError, CapacityError, StepError
 from hearth_backends.sampling import NO_TOKEN
 from hearthd import wire
 from hearthd.engine.batching import BatchBuilder
-from hearthd.engine.drafting import Drafter
 from hearthd.engine.intake import Arrival
 from hearthd.engine.output import Output
 from hearthd.engine.pipeline import Pipeline, Ticket
@@ -125,9 +123,12 @@ class EngineCore:
 
         Raises BackendError when a stage is beyond use.
         """
-        deltas: list[wire.Delta] = []
+        deltas = [
+            self._give_up(request, "deadline_exceeded", _TOO_LATE)
+            for request in self.scheduler.late()
+        ]
         if not self._in_flight:
-            self._began_seconds = time.perf_counter()
+            self._began_seconds = self.scheduler.clock()
         while len(self._in_flight) < self._depth:
             try:
                 plan = self.scheduler.plan()
@@ -161,8 +162,7 @@ class EngineCore:
             return self._after_failure(error, plan)
         self._n_failures = 0
         gained = self.scheduler.commit(plan, sampled.tokens.tolist())
-        if self.scheduler.drafter is not None:
-            self._teach(self.scheduler.drafter, plan, gained)
+        self._teach(plan, gained)
         self.counters.n_steps += 1
         if self._asked:
             self._probed += self._asked
@@ -173,10 +173,13 @@ class EngineCore:
         self._tell(StepOutcome.COMMITTED)
         return deltas
 
-    def _teach(self, drafter: Drafter, plan: StepPlan, gained: list[list[int]]) -> None:
-        now = time.perf_counter()
-        drafter.observe(plan, [len(tokens) for tokens in gained], now - self._began_seconds)
-        self._began_seconds = now
+    def _teach(self, plan: StepPlan, gained: list[list[int]]) -> None:
+        """Who decides by what steps cost hears what this one did."""
+        now = self.scheduler.clock()
+        seconds, self._began_seconds = now - self._began_seconds, now
+        self.scheduler.observe(plan, seconds)
+        if self.scheduler.drafter is not None:
+            self.scheduler.drafter.observe(plan, [len(tokens) for tokens in gained], seconds)
 
     def _speak(self, plan: StepPlan, sampled: Sampled, gained: list[list[int]]) -> list[wire.Delta]:
         """Deltas of a committed step; finishes the requests that came to their end."""
@@ -345,6 +348,7 @@ def _follow(request: Request, tokens: list[int]) -> bool:
     return True
 
 
+_TOO_LATE = "the deadline of the request has passed, or no token could come before it"
 _OFF_GRAMMAR = "the output has left its grammar"
 _NOTHING_LEFT_TO_SAMPLE = "the model's logits, or what masks them, leave no token to choose"
 _NO_ROOM_EVER = "the request needs more key-value memory than this model was given"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+from hearthd.engine.costs import StepCosts
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
 
@@ -23,9 +23,6 @@ LEAST_GAIN = 1.03
 """What drafting must promise over not drafting; below it a step carries no guesses."""
 PLAIN_EVERY = 64
 """Every so many steps one goes without guesses, so that its cost stays known."""
-STALE_AFTER = 2000
-"""Steps after which a cost that was not measured again is no longer believed."""
-_EWMA = 0.15
 _PRIOR_ACCEPTANCE = 0.6
 _PRIOR_WEIGHT = 4.0
 
@@ -92,58 +89,6 @@ def _continue(tokens: Sequence[int], place: int, limit: int) -> list[int]:
     while len(found) < limit:
         found.append(found[len(found) - period])
     return found
-
-
-class StepCosts:
-    """Seconds of a decoding step by its number of rows, as measured; what was not measured is interpolated."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-        self._sorted: list[int] = []
-        self._seen_at: dict[int, int] = {}
-        self._n_seen = 0
-
-    def observe(self, n_rows: int, seconds: float) -> None:
-        """Take one measurement; a width that was not seen for long is forgotten, and tried anew."""
-        self._n_seen += 1
-        self._seen_at[n_rows] = self._n_seen
-        if self._n_seen % STALE_AFTER == 0:
-            self._forget_stale()
-        known = self._seconds.get(n_rows)
-        if known is None:
-            self._seconds[n_rows] = seconds
-            self._sorted = sorted(self._seconds)
-            return
-        bounded = min(seconds, 4 * known)  # one hiccup of the machine is not the cost of a step
-        self._seconds[n_rows] = known + _EWMA * (bounded - known)
-
-    def _forget_stale(self) -> None:
-        for n_rows, at in list(self._seen_at.items()):
-            if self._n_seen - at > STALE_AFTER:
-                del self._seen_at[n_rows], self._seconds[n_rows]
-        self._sorted = sorted(self._seconds)
-
-    def known(self, n_rows: int) -> bool:
-        """Whether a step of that many rows was measured."""
-        return n_rows in self._seconds
-
-    def of(self, n_rows: int) -> float | None:
-        """Seconds of a step; None before anything was measured.
-
-        Beyond the largest known width the cost is taken as flat: widening by a row at a time is how
-        the true cost is found out.
-        """
-        exact = self._seconds.get(n_rows)
-        if exact is not None:
-            return exact
-        for low, high in pairwise(self._sorted):
-            if low < n_rows < high:
-                share = (n_rows - low) / (high - low)
-                return self._seconds[low] + share * (self._seconds[high] - self._seconds[low])
-        if not self._sorted:
-            return None
-        nearest = self._sorted[0] if n_rows < self._sorted[0] else self._sorted[-1]
-        return self._seconds[nearest]
 
 
 class Acceptance:

@@ -135,14 +135,14 @@ def execute_load(
                     _part_of(progress, i, len(plan.stages)),
                 )
             )
-        return assemble(plan, stages, load.step_tokens)
+        return assemble(plan, stages, load)
     except BaseException:
         for loaded in stages:
             loaded.close()
         raise
 
 
-def assemble(plan: LoadPlan, stages: Sequence[Stage], step_tokens: int) -> EngineCore:
+def assemble(plan: LoadPlan, stages: Sequence[Stage], load: wire.Load) -> EngineCore:
     """An engine around loaded stages."""
     stores = [stage.backend.store(plan.model.spec, stage.spec) for stage in plan.stages]
     store: KVStore = stores[0] if len(stores) == 1 else JointStore(stores)
@@ -151,8 +151,10 @@ def assemble(plan: LoadPlan, stages: Sequence[Stage], step_tokens: int) -> Engin
         store,
         pipeline.caps,
         n_seq=plan.concurrency,
-        step_tokens=step_tokens,
+        step_tokens=load.step_tokens,
         n_batches=pipeline.n_batches,
+        itl_target_seconds=load.itl_target_seconds,
+        aging_seconds=load.aging_seconds,
     )
     if policy.draft_refusal(pipeline.caps) is None and not pipeline.caps.async_depth:
         scheduler.draft_with(DraftGate())

@@ -119,7 +119,9 @@ class Output:
                 logprobs = self._scored + logprobs
         usage = None
         if first or self.finish is not None:
-            usage = wire.Usage(request.n_prompt, self._n_output, request.n_cached)
+            usage = wire.Usage(
+                request.n_prompt, self._n_output, request.n_cached, request.n_preempted
+            )
         return wire.Delta(
             rid=request.id,
             text=text,

@@ -2,21 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from hearth_backends.base import Capabilities
 from hearthd.engine.request import Request
 
+BATCH_LEVEL = -1
+"""Requests of this level and below give way to all above, while they run."""
+
 
 def rank(request: Request) -> tuple[int, int]:
-    """The smaller goes first: higher level, then earlier arrival; a preempted request keeps its place."""
-    return (-request.priority.level, request.order)
+    """Among those that run, the smaller goes first: higher level, then earlier arrival."""
+    return (-request.level, request.order)
+
+
+def waiting_rank(request: Request, served: float) -> tuple[int, bool, float, int]:
+    """Among those that wait: higher level; who was given a turn; whose key was served least; arrival."""
+    return (-request.level, request.level == request.priority.level, served, request.order)
 
 
 def victim(running: Iterable[Request]) -> Request | None:
     """The request to preempt: the one that ranks last and is in no step in flight."""
     idle = [request for request in running if not request.n_inflight]
     return max(idle, key=rank, default=None)
+
+
+def gives_way(head: Request, running: Iterable[Request]) -> Request | None:
+    """The request that has to leave its seat for one that waits; None where nobody has to."""
+    if head.level <= BATCH_LEVEL:
+        return None
+    return max((r for r in running if r.level <= BATCH_LEVEL), key=rank, default=None)
+
+
+def due_a_turn(
+    oldest: Mapping[int, Request],
+    latest_turns: Mapping[int, float],
+    aging_seconds: float,
+    now: float,
+) -> list[Request]:
+    """Of each class with more urgent ones before it, the oldest request if it has waited too long.
+
+    One at a time: a class with much to do does not become urgent by having much to do.
+    """
+    top = max(oldest, default=0)
+    return [
+        request
+        for level, request in oldest.items()
+        if level < top
+        and now - request.queued_seconds >= aging_seconds
+        and now - latest_turns.get(level, float("-inf")) >= aging_seconds
+    ]
+
+
+def prompt_order(prompts: Sequence[Request], *, shortest_first: bool) -> list[Request]:
+    """Running prompts in the order in which a step takes chunks of them.
+
+    By level; within one, the shortest rest and the oldest go first in turns: the short ones are soon
+    done, and the long ones get on.
+    """
+
+    def key(request: Request) -> tuple[int, int, int]:
+        rest = len(request.tokens) - request.n_computed - request.n_inflight
+        return (-request.level, rest if shortest_first else 0, request.order)
+
+    return sorted(prompts, key=key)
+
+
+def has_expired(request: Request, now: float) -> bool:
+    """Whether its deadline has passed."""
+    deadline = request.priority.deadline_seconds
+    return deadline is not None and now >= deadline
+
+
+def is_hopeless(request: Request, row_seconds: float | None, now: float) -> bool:
+    """Whether its first token cannot come in time, however fast its prompt is computed.
+
+    `row_seconds`: of a row that has the stages for itself; None is unknown.
+    """
+    deadline = request.priority.deadline_seconds
+    if deadline is None or row_seconds is None or request.n_output:
+        return False
+    n_rows = request.n_prompt - request.n_computed - request.n_inflight
+    return now + n_rows * row_seconds > deadline
 
 
 def admission_margin_tokens(n_running: int, block_tokens: int) -> int:

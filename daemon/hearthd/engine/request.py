@@ -42,6 +42,15 @@ class Priority:
     arrived_seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Account:
+    """What one key was served within one class; kept by `FairShare`."""
+
+    cost: float  # of a token: 1 / weight
+    served: float = 0.0  # virtual tokens
+    n_active: int = 0  # requests that wait or run
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """Tokens, how far they are computed, and what was asked for.
@@ -73,10 +82,14 @@ class Request:
     draft: list[int] = field(default_factory=list)
     started_seconds: float | None = None
     order: int = 0  # of arrival in the scheduler
+    level: int = 0  # of its class, or of a higher one that gave it a turn
+    account: Account | None = None  # of its key, while it waits or runs
+    queued_seconds: float = 0.0  # when it arrived in the scheduler
     n_most: int = field(init=False)  # tokens it may have in the end
 
     def __post_init__(self) -> None:
         self.n_most = self.n_prompt + self.limits.max_output
+        self.level = self.priority.level
 
     @property
     def block_hashes(self) -> Sequence[bytes]:

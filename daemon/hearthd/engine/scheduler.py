@@ -2,24 +2,28 @@
 
 There are no prefill and decode phases. Each request's `n_computed` chases its tokens (and drafts)
 under a budget of rows for each step: running requests first, decoding ones before prompts, then
-waiting ones; long prompts in chunks. When memory is short the request that ranks last is preempted
-and later recomputed, and nothing is admitted in that step. (After vLLM's V1 scheduler; steps are
-transactions as in onnxruntime-genai's engine.)
+waiting ones; long prompts in chunks, cut so that those who decode are not held up. Who waits comes by
+class, and within a class by what its key was served; batch gives up its seat for what is more urgent.
+When memory is short the request that ranks last is preempted and later recomputed, and nothing is
+admitted in that step. (After vLLM's V1 scheduler; steps are transactions as in onnxruntime-genai's
+engine.)
 """
 
 from __future__ import annotations
 
 import time
-from bisect import insort
 from collections.abc import Callable
 
 from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Reservation, Want
 from hearth_backends.errors import Unsupported
 from hearthd.engine import policy
+from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts
 from hearthd.engine.drafting import Drafter
+from hearthd.engine.fairness import FairShare
 from hearthd.engine.request import Request, RequestState
 from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan
+from hearthd.engine.waiting import WaitingQueue
 
 
 class Unserviceable(Exception):
@@ -41,9 +45,15 @@ class Scheduler:
         n_seq: int,
         step_tokens: int,
         n_batches: int = 1,
+        itl_target_seconds: float = 0.05,
+        aging_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`n_batches`: steps with different requests that a pipeline keeps in flight."""
+        """`n_batches`: steps with different requests that a pipeline keeps in flight.
+
+        `itl_target_seconds`: between the tokens of a stream, while prompts are computed beside it.
+        `aging_seconds`: after which a class gets a turn before those above it.
+        """
         self.store = store
         self.caps = caps
         self.n_seq = n_seq
@@ -54,8 +64,16 @@ class Scheduler:
         self.drafter: Drafter | None = None
         self.clock = clock
         self.running: list[Request] = []
-        self.waiting: list[Request] = []  # sorted by policy.rank
+        self.shares = FairShare()
+        self.waiting = WaitingQueue(lambda r: policy.waiting_rank(r, self.shares.served(r)))
+        self.costs = PromptCosts()
         self.n_preemptions = 0
+        self._itl_target_seconds = itl_target_seconds
+        self._aging_seconds = aging_seconds
+        self._latest_turns: dict[int, float] = {}  # of each level: when one of it was given a turn
+        self._leaving_seats: set[Request] = set()  # give way once no step in flight names them
+        self._n_deadlines = 0  # requests here that have one
+        self._shortest_first = False  # among prompts, in turns
         self._n_added = 0
         self._held_back = False  # a step preempted: admit nobody before one has been committed
         self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
@@ -79,7 +97,10 @@ class Scheduler:
         """Put a new request in the queue."""
         self._n_added += 1
         request.order = self._n_added
-        insort(self.waiting, request, key=policy.rank)
+        request.queued_seconds = self.clock()
+        self._n_deadlines += request.priority.deadline_seconds is not None
+        self.shares.join(request)
+        self.waiting.add(request)
 
     def finish(self, request: Request) -> None:
         """The request is over, for whatever reason; its memory is free once no step names it."""
@@ -92,8 +113,32 @@ class Scheduler:
             else:
                 self.store.release(request)
         request.state = RequestState.FINISHED
+        self._n_deadlines -= request.priority.deadline_seconds is not None
+        self._leaving_seats.discard(request)
+        self.shares.leave(request)
         if self.drafter is not None:
             self.drafter.forget(request)
+
+    def late(self) -> list[Request]:
+        """Requests whose deadline has passed, or will have before they could have a token."""
+        if not self._n_deadlines:
+            return []
+        now, row_seconds = self.clock(), self.costs.row_seconds
+        late = [r for r in (*self.running, *self.waiting) if policy.has_expired(r, now)]
+        late += [
+            r for r in self.running if r not in late and policy.is_hopeless(r, row_seconds, now)
+        ]
+        return late
+
+    def observe(self, plan: StepPlan, seconds: float) -> None:
+        """A step was committed, and took so long."""
+        n_decoding = plan.n_rows
+        if not plan.is_decode:
+            n_decoding = sum(
+                n for n, d, s in zip(plan.counts, plan.drafts, plan.samples, strict=True)
+                if s and n == 1 + d
+            )  # fmt: skip
+        self.costs.observe(n_decoding, plan.n_rows - n_decoding, seconds)
 
     @property
     def has_work(self) -> bool:
@@ -107,6 +152,8 @@ class Scheduler:
 
         Raises Unserviceable when the only request there is cannot be given room.
         """
+        if self.waiting:
+            self._give_turns()
         selection, admitted = self._select()
         while selection.requests:
             reservation = self.store.reserve(selection.wants)
@@ -126,6 +173,7 @@ class Scheduler:
         selection = Selection(self.step_tokens, self.max_wants)
         decoding, prompts = self._ready()
         self._prompts_turn = not self._prompts_turn
+        selection.bound_prompts(self._prompt_rows(len(decoding)))
         if self.mixed and self._prompts_turn and len(decoding) >= self.max_wants:
             admitted = self._pick_prompts(selection, prompts)  # else nothing is ever left for them
             self._pick_decoding(selection, decoding)
@@ -146,6 +194,8 @@ class Scheduler:
         prompts: list[Request] = []
         overlaps = self.caps.async_depth > 0
         for request in self.running:
+            if self._leaving_seats and request in self._leaving_seats:
+                continue
             n_started = request.n_computed
             if request.n_inflight:
                 n_started += request.n_inflight
@@ -184,12 +234,28 @@ class Scheduler:
             request.draft = draft
             selection.add(request, 1 + len(draft), 1 + len(draft), len(draft))
 
+    def _prompt_rows(self, n_decoding: int) -> int | None:
+        """Rows of prompts for a step that decoding requests wait for; None: as many as there are."""
+        if not n_decoding:
+            return None
+        return self.costs.prompt_rows(n_decoding, self._itl_target_seconds)
+
     def _pick_prompts(self, selection: Selection, prompts: list[Request]) -> list[Request]:
-        """Chunks of running prompts, then of waiting ones; returns those admitted."""
+        """Chunks of running prompts and of waiting ones, the more urgent first; returns those admitted."""
+        admitted: list[Request] = []
+        admits = not (self._held_back and self.running)
+        if len(prompts) > 1:
+            self._shortest_first = not self._shortest_first
+            prompts = policy.prompt_order(prompts, shortest_first=self._shortest_first)
+        selection.share_prompts = len(prompts) + len(self.waiting) > 1
         for request in prompts:
+            if admits:
+                admitted += self._admit(selection, above=request.level)
+            if request.state is not RequestState.RUNNING or request in self._leaving_seats:
+                continue  # it has just given way
             if not self._pick_prompt(selection, request):
-                return []
-        return [] if self._held_back and self.running else self._admit(selection)
+                return admitted
+        return admitted + self._admit(selection) if admits else admitted
 
     def _draft(self, chosen: list[Request], selection: Selection) -> list[list[int]] | None:
         """Guesses for the decoding requests of a step; None where nobody guesses."""
@@ -207,11 +273,12 @@ class Scheduler:
 
     def _pick_prompt(self, selection: Selection, request: Request) -> bool:
         """Add a chunk of a prompt; False when the step takes no more of them."""
-        if selection.rows_left < 1 or selection.wants_left < 1:
+        most = selection.prompt_rows_left(LEAST_PROMPT_ROWS)
+        if most < 1 or selection.wants_left < 1:
             return False
         start = request.n_computed + request.n_inflight
         end = len(request.tokens) if request.limits.max_output else request.n_prompt - 1
-        n_rows = min(end - start, selection.rows_left)
+        n_rows = min(end - start, most)
         if request.scores_prompt:
             n_rows = min(n_rows, selection.wants_left)
         elif self.caps.rollback == "checkpoint":
@@ -220,7 +287,7 @@ class Scheduler:
             return False
         if not self.mixed and selection.wants and max(n_rows, selection.wants[0].n_tokens) > 1:
             return False
-        selection.add(request, n_rows, n_rows if request.scores_prompt else 1)
+        selection.add_prompt(request, n_rows, n_rows if request.scores_prompt else 1)
         return True
 
     def _is_full(self, selection: Selection) -> bool:
@@ -228,33 +295,101 @@ class Scheduler:
         most = self.caps.max_prefill_seqs
         return most is not None and sum(want.n_tokens > 1 for want in selection.wants) >= most
 
-    def _admit(self, selection: Selection) -> list[Request]:
-        """Move waiting requests into the selection, in rank order, while they fit."""
+    def _admit(self, selection: Selection, above: int | None = None) -> list[Request]:
+        """Move waiting requests into the selection, in rank order, while they fit.
+
+        `above`: only those of a higher level.
+        """
         admitted: list[Request] = []
-        while self.waiting and len(self.running) < self.n_seq and selection.rows_left > 0:
-            request = self.waiting[0]
-            if not self.store.can_admit():
+        while (request := self.waiting.first()) is not None:
+            if above is not None and request.level <= above:
                 break
-            n_planned = sum(want.n_tokens for want in selection.wants)
-            free = self.store.free_tokens() - n_planned
-            if self.running and self._was_refused(request, free):
+            if selection.prompt_rows_left(1) < 1 or not self._has_seat(request, selection):
                 break
-            request.n_computed = self.store.match(request)
-            need = len(request.tokens) - request.n_computed
-            need += policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
-            if self.running and need > self.store.free_tokens() - n_planned:
-                self._refused = (request.id, free)
-                self._forget(request)
+            if not self._fits(request, selection):
                 break
             if not self._pick_prompt(selection, request):
                 self._forget(request)
                 break
             self._refused = None
-            self.waiting.pop(0)
+            self.waiting.remove(request)
             self.running.append(request)
             request.state = RequestState.RUNNING
+            if request.started_seconds is None:
+                self.shares.charge(request, len(request.tokens) - request.n_computed)
             admitted.append(request)
         return admitted
+
+    def _has_seat(self, request: Request, selection: Selection) -> bool:
+        """Whether a request that waits can run, somebody else having made way for it where need be."""
+        while len(self.running) >= self.n_seq or not self.store.can_admit():
+            if not self._make_way(request, selection):
+                return False
+        return True
+
+    def _fits(self, request: Request, selection: Selection) -> bool:
+        """Whether there is room for all of a request that waits, found or made; then it is matched."""
+        while True:
+            n_planned = sum(want.n_tokens for want in selection.wants)
+            free = self.store.free_tokens() - n_planned
+            if self.running and self._was_refused(request, free):
+                return False
+            request.n_computed = self.store.match(request)
+            need = len(request.tokens) - request.n_computed
+            need += policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
+            free = self.store.free_tokens() - n_planned
+            if not self.running or need <= free:
+                return True
+            self._forget(request)
+            if need > free + self._n_yielding(request) or not self._make_way(request, selection):
+                self._refused = (request.id, free)
+                return False
+
+    def _n_yielding(self, request: Request) -> int:
+        """Tokens in memory of those that would give way to a request, and are not about to."""
+        if policy.gives_way(request, self.running) is None:
+            return 0
+        return sum(r.n_computed for r in self.running if r.level <= policy.BATCH_LEVEL)
+
+    def _make_way(self, request: Request, selection: Selection) -> bool:
+        """Have one that runs give up its seat for a more urgent one that waits; False where none can now."""
+        loser = policy.gives_way(request, [r for r in self.running if r not in self._leaving_seats])
+        if loser is None:
+            return False
+        if loser.n_inflight:
+            self._leaving_seats.add(loser)
+            return False
+        self._evict(loser, selection)
+        return True
+
+    def _evict(self, request: Request, selection: Selection) -> None:
+        """Back to the queue with a request that runs; its tokens stay in memory while there is room."""
+        self._leaving_seats.discard(request)
+        request.draft = []
+        request.n_preempted += 1
+        self.n_preemptions += 1
+        self._put_back(request, selection)
+
+    def _give_turns(self) -> None:
+        """Let classes that have waited too long have a turn, and seats be left that are wanted no more."""
+        now = self.clock()
+        oldest = self.waiting.oldest_by_level()
+        for request in policy.due_a_turn(oldest, self._latest_turns, self._aging_seconds, now):
+            self._latest_turns[request.level] = now
+            self.waiting.remove(request)
+            request.level = max(oldest)
+            self.waiting.add(request)
+        if self._leaving_seats:
+            self._clear_seats()
+
+    def _clear_seats(self) -> None:
+        """Those that were to give way do, or stay where nobody is there for whom to."""
+        head = self.waiting.first()
+        for request in list(self._leaving_seats):
+            if head is None or policy.gives_way(head, (request,)) is None:
+                self._leaving_seats.discard(request)
+            elif not request.n_inflight:
+                self._evict(request, Selection(0, 0))
 
     def _was_refused(self, request: Request, free_tokens: int) -> bool:
         """Whether it did not fit when no less was free; spares looking for its prefix each step."""
@@ -335,12 +470,14 @@ class Scheduler:
     # --- shortage ------------------------------------------------------------------------------
 
     def _put_back(self, request: Request, selection: Selection) -> None:
-        """An admission that did not fit after all."""
+        """Back to the queue, as if nothing of it had been selected or computed."""
         selection.drop(request)
         self.running.remove(request)
+        if request.started_seconds is None:  # it is charged when it is admitted again
+            self.shares.charge(request, request.n_computed - len(request.tokens))
         self._forget(request)
         request.state = RequestState.WAITING
-        insort(self.waiting, request, key=policy.rank)
+        self.waiting.add(request)
 
     def _forget(self, request: Request) -> None:
         self.store.release(request)
@@ -355,11 +492,8 @@ class Scheduler:
             if self._n_plans:
                 return False  # what has finished holds its memory until its last step retires
             raise Unserviceable(request)
-        request.draft = []
-        request.n_preempted += 1
-        self.n_preemptions += 1
         self._held_back = True
-        self._put_back(request, selection)
+        self._evict(request, selection)
         return True
 
     def preempt_one(self) -> None:
@@ -381,6 +515,9 @@ class Scheduler:
         else:
             gained, computed = self._commit_mixed(plan, sampled)
             self.store.commit(plan.reservation, computed)
+        if self.shares.contended:
+            for request, tokens in zip(plan.requests, gained, strict=True):
+                self.shares.charge(request, len(tokens))
         self._retire(plan)
         return gained
 

@@ -9,7 +9,10 @@ from hearthd.engine.request import Request
 class Selection:
     """Requests picked for a step while its budget lasts."""
 
-    __slots__ = ("drafts", "is_plain", "requests", "rows_left", "wants", "wants_left")
+    __slots__ = (
+        "_prompt_rows", "drafts", "is_plain", "requests", "rows_left", "share_prompts", "wants",
+        "wants_left",
+    )  # fmt: skip
 
     def __init__(self, n_rows: int, n_wants: int) -> None:
         self.requests: list[Request] = []
@@ -18,6 +21,29 @@ class Selection:
         self.is_plain = True  # every request has one row, and samples after it
         self.rows_left = n_rows
         self.wants_left = n_wants
+        self.share_prompts = False  # several prompts want rows
+        self._prompt_rows: int | None = None  # that prompts may have; None: what is left
+
+    def bound_prompts(self, n_rows: int | None) -> None:
+        """Prompts get no more rows than this."""
+        self._prompt_rows = n_rows
+
+    def prompt_rows_left(self, least: int) -> int:
+        """Rows that one prompt may have: where they are few and several prompts want some, half of them.
+
+        `least`: fewer than these are not halved any further.
+        """
+        if self._prompt_rows is None or self._prompt_rows >= self.rows_left:
+            return self.rows_left
+        if self.share_prompts:
+            return min(self._prompt_rows, max(least, self._prompt_rows // 2))
+        return self._prompt_rows
+
+    def add_prompt(self, request: Request, n_rows: int, n_wanted: int) -> None:
+        """A chunk of a prompt."""
+        self.add(request, n_rows, n_wanted)
+        if self._prompt_rows is not None:
+            self._prompt_rows -= n_rows
 
     def add(self, request: Request, n_rows: int, n_wanted: int, n_draft: int = 0) -> None:
         self.is_plain = False

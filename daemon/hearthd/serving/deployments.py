@@ -38,6 +38,8 @@ class Revision:
             kv_tokens=config.kv_tokens,
             kv_dtype=config.kv_dtype,
             step_tokens=config.step_tokens,
+            itl_target_seconds=config.itl_target_ms / 1000,
+            aging_seconds=config.aging_seconds,
             threads=config.threads,
             budget_bytes=budget_bytes,
             options=config.options,

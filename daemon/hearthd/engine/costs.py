@@ -1,0 +1,117 @@
+"""Costs: seconds of steps as measured, and what that allows the next one to hold."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+STALE_AFTER = 2000
+"""Steps after which a cost that was not measured again is no longer believed."""
+LEAST_PROMPT_ROWS = 16
+"""Of a step, however slow: prompts get on."""
+FIRST_PROMPT_ROWS = 64
+"""Beside decoding requests, before anything was measured."""
+PLAIN_STEPS = 2.0
+"""A step with prompts may take so many plain ones, where that is longer than the target."""
+_EWMA = 0.15
+_ROW_EWMA = 0.3
+_LEAST_SHARE = 0.05  # of a step's mean seconds for each row: what a row is taken to cost at least
+
+
+class StepCosts:
+    """Seconds of a decoding step by its number of rows, as measured; what was not measured is interpolated."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._sorted: list[int] = []
+        self._seen_at: dict[int, int] = {}
+        self._n_seen = 0
+
+    def observe(self, n_rows: int, seconds: float) -> None:
+        """Take one measurement; a width that was not seen for long is forgotten, and tried anew."""
+        self._n_seen += 1
+        self._seen_at[n_rows] = self._n_seen
+        if self._n_seen % STALE_AFTER == 0:
+            self._forget_stale()
+        known = self._seconds.get(n_rows)
+        if known is None:
+            self._seconds[n_rows] = seconds
+            self._sorted = sorted(self._seconds)
+            return
+        bounded = min(seconds, 4 * known)  # one hiccup of the machine is not the cost of a step
+        self._seconds[n_rows] = known + _EWMA * (bounded - known)
+
+    def _forget_stale(self) -> None:
+        for n_rows, at in list(self._seen_at.items()):
+            if self._n_seen - at > STALE_AFTER:
+                del self._seen_at[n_rows], self._seconds[n_rows]
+        self._sorted = sorted(self._seconds)
+
+    def known(self, n_rows: int) -> bool:
+        """Whether a step of that many rows was measured."""
+        return n_rows in self._seconds
+
+    def of(self, n_rows: int) -> float | None:
+        """Seconds of a step; None before anything was measured.
+
+        Beyond the largest known width the cost is taken as flat: widening by a row at a time is how
+        the true cost is found out.
+        """
+        exact = self._seconds.get(n_rows)
+        if exact is not None:
+            return exact
+        for low, high in pairwise(self._sorted):
+            if low < n_rows < high:
+                share = (n_rows - low) / (high - low)
+                return self._seconds[low] + share * (self._seconds[high] - self._seconds[low])
+        if not self._sorted:
+            return None
+        nearest = self._sorted[0] if n_rows < self._sorted[0] else self._sorted[-1]
+        return self._seconds[nearest]
+
+
+class PromptCosts:
+    """Seconds of a prompt's row, beside decoding requests and alone."""
+
+    def __init__(self) -> None:
+        self.decoding = StepCosts()
+        self._beside: float | None = None  # of a row in a step with decoding requests
+        self._share: float | None = None  # the same, with what the step would have taken anyway
+        self._alone: float | None = None  # of a row in a step without
+
+    def observe(self, n_decoding: int, n_prompt: int, seconds: float) -> None:
+        """Take the measurement of a step with so many rows of each kind."""
+        if not n_prompt:
+            self.decoding.observe(n_decoding, seconds)
+        elif n_decoding:
+            plain = self.decoding.of(n_decoding) or 0.0
+            each = max((seconds - plain) / n_prompt, _LEAST_SHARE * seconds / n_prompt)
+            self._beside = _blend(self._beside, each)
+            self._share = _blend(self._share, seconds / n_prompt)
+        elif n_prompt >= LEAST_PROMPT_ROWS:
+            self._alone = _blend(self._alone, seconds / n_prompt)
+
+    @property
+    def row_seconds(self) -> float | None:
+        """Of a row of a prompt that has the stages for itself; None before one was measured."""
+        return self._alone
+
+    def prompt_rows(self, n_decoding: int, target_seconds: float) -> int:
+        """Rows of prompts that a step may hold beside decoding requests, to take no longer than the target.
+
+        Where plain steps take longer than half of that, PLAIN_STEPS of them are the target.
+        """
+        plain = self.decoding.of(n_decoding)
+        if plain is None:  # no step was without prompts: the more rows, the less each has to bear
+            each, left = self._share, target_seconds
+        else:
+            each = self._beside or self._alone
+            left = max(target_seconds, PLAIN_STEPS * plain) - plain
+        if each is None:
+            return FIRST_PROMPT_ROWS
+        return max(LEAST_PROMPT_ROWS, int(left / each))
+
+
+def _blend(known: float | None, seconds: float) -> float:
+    if known is None:
+        return seconds
+    return known + _ROW_EWMA * (min(seconds, 4 * known) - known)
