@@ -23,7 +23,7 @@ def socket() -> Iterator[str]:
     """The Unix socket of a daemon that is ready."""
     with tempfile.TemporaryDirectory(prefix="hearth") as folder:
         path = str(Path(folder) / "d.sock")
-        flags = ["--model", "m=sim:", "--listen", "127.0.0.1:0", "--state", f"{folder}/state"]
+        flags = ["--model", "m=sim:latency_ms=20", "--listen", "127.0.0.1:0", "--state", f"{folder}/state"]
         daemon = subprocess.Popen(
             [sys.executable, "-m", "hearthd", "--socket", path, *flags],
             stdout=subprocess.DEVNULL,
@@ -87,7 +87,7 @@ def test_a_model_that_is_not_there(socket: str) -> None:
 
 
 def test_ctrl_c_frees_the_engine(socket: str) -> None:
-    running = start_hearth("--socket", socket, "ask", "--max-tokens", "100000", "hello")
+    running = start_hearth("--socket", socket, "ask", "--max-tokens", "3000", "hello")
     try:
         assert running.stdout is not None
         assert running.stdout.read(1)
