@@ -86,3 +86,11 @@ def test_urls(text: str, url: str) -> None:
 def test_what_is_no_url(text: str) -> None:
     with pytest.raises(UsageError):
         parse_url(text)
+
+
+def test_without_a_runtime_folder_the_socket_lies_with_the_state() -> None:
+    there = Path("/home/u/.local/state/hearthd/hearthd.sock")
+    assert find_address(None, None, {"HOME": "/home/u"}, there.__eq__).socket == there
+    there = Path("/state/hearthd/hearthd.sock")
+    places = {"HOME": "/home/u", "XDG_STATE_HOME": "/state"}
+    assert find_address(None, None, places, there.__eq__).socket == there

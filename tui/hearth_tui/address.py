@@ -69,8 +69,16 @@ def parse_url(text: str) -> str:
 
 
 def _sockets(environment: Mapping[str, str]) -> list[Path]:
+    """Where a daemon of the system, and one of this user, puts its socket."""
     runtime = environment.get("XDG_RUNTIME_DIR")
-    return [SYSTEM_SOCKET, *([Path(runtime) / SOCKET_NAME] if runtime else [])]
+    if runtime:
+        return [SYSTEM_SOCKET, Path(runtime) / SOCKET_NAME]
+    state = environment.get("XDG_STATE_HOME")
+    home = environment.get("HOME")
+    if not state and not home:
+        return [SYSTEM_SOCKET]
+    folder = Path(state) if state else Path(home or "") / ".local" / "state"
+    return [SYSTEM_SOCKET, folder / "hearthd" / SOCKET_NAME]
 
 
 def _over(path: Path) -> Address:
