@@ -11,6 +11,10 @@ BATCH_LEVEL = -1
 """Requests of this level and below give way to all above, while they run."""
 
 
+SURE_SHARE = 0.7
+"""Of the measured time: what a prompt takes at least, whatever the next measurement says."""
+
+
 def rank(request: Request) -> tuple[int, int]:
     """Among those that run, the smaller goes first: higher level, then earlier arrival."""
     return (-request.level, request.order)
@@ -83,7 +87,7 @@ def is_hopeless(request: Request, row_seconds: float | None, now: float) -> bool
     if deadline is None or row_seconds is None or request.n_output:
         return False
     n_rows = request.n_prompt - request.n_computed - request.n_inflight
-    return now + n_rows * row_seconds > deadline
+    return now + SURE_SHARE * n_rows * row_seconds > deadline
 
 
 def admission_margin_tokens(n_running: int, block_tokens: int) -> int:
