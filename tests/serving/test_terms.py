@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 
 import pytest
+from hearthd_process import Daemon, running
 from serving_rig import ServingRig, Start, read
 
 from hearthd import wire
@@ -103,3 +108,71 @@ async def test_what_runs_past_its_deadline_ends_with_what_it_has(start: Start) -
         await read(generation)
     assert generation.timeline.outcome == "expired"
     assert await read(ask(rig, LOCAL))
+
+
+async def test_two_keys_at_full_load_get_tokens_by_their_weights(start: Start) -> None:
+    rig = start({"m": ModelConfig(path="sim:layers=1,latency_ms=2", concurrency=4)})
+    await rig.until_state("ready")
+    keys = {"heavy": Principal("heavy", weight=3.0), "light": Principal("light")}
+    served = dict.fromkeys(keys, 0)
+    until = time.monotonic() + 6.0
+
+    async def saturate(name: str) -> None:
+        while time.monotonic() < until:
+            generation = ask(rig, keys[name], max_tokens=12)
+            await read(generation)
+            if time.monotonic() < until:
+                served[name] += 5 + 12
+
+    await asyncio.gather(*(saturate(name) for name in keys for _ in range(10)))
+    assert served["heavy"] / served["light"] == pytest.approx(3.0, rel=0.1)
+
+
+async def test_a_person_does_not_wait_for_batch_that_fills_every_seat(start: Start) -> None:
+    rig = start({"m": ModelConfig(path="sim:layers=1,latency_ms=5", concurrency=2)})
+    await rig.until_state("ready")
+    batch = [ask(rig, LOCAL, "batch", max_tokens=300) for _ in range(4)]
+    async with asyncio.timeout(10):
+        await anext(batch[0])
+    person = ask(rig, LOCAL, "interactive", max_tokens=3)
+    assert await read(person)
+    assert (person.timeline.ttft_seconds or 9.0) < 0.5
+    for generation in batch:
+        assert await read(generation)
+    assert sum(generation.timeline.n_preempted for generation in batch) >= 1
+    assert counted(rig, 'hearth_preempted_total{class="batch",key="anonymous",model="m"}')
+
+
+def test_keys_of_the_configuration(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"open sesame").hexdigest()
+    settings = [f"keys.ann.hash=sha256:{digest}", "keys.ann.class=batch", "keys.ann.limits.concurrency=2"]  # fmt: skip
+    flags = [word for setting in settings for word in ("--set", setting)]
+    with running(tmp_path, "--model", "m=sim:", *flags) as daemon:
+        daemon.until_ready()
+        cases: list[tuple[dict[str, str], int]] = [
+            ({}, 200),
+            ({"Authorization": "Bearer open sesame"}, 200),
+            ({"Authorization": "Bearer open"}, 401),
+            ({"Authorization": "Bearer open sesame", "X-Request-Class": "normal"}, 403),
+            ({"X-Request-Deadline": "1"}, 200),
+            ({"X-Request-Deadline": "0"}, 504),
+        ]
+        for headers, status in cases:
+            answer = post(daemon, headers)
+            assert (answer.status, headers) == (status, headers)
+            if status == 200:
+                told = answer.getheader("x-ratelimit-limit-requests")
+                assert told == ("2" if "Authorization" in headers else None)
+
+
+def post(daemon: Daemon, headers: dict[str, str]) -> HTTPResponse:
+    """The answer to a completion."""
+    connection = HTTPConnection(daemon.address(), timeout=30)
+    try:
+        body = json.dumps({"model": "m", "prompt": "x", "max_tokens": 2})
+        connection.request("POST", "/v1/completions", body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+    finally:
+        connection.close()
