@@ -23,7 +23,14 @@ def socket() -> Iterator[str]:
     """The Unix socket of a daemon that is ready."""
     with tempfile.TemporaryDirectory(prefix="hearth") as folder:
         path = str(Path(folder) / "d.sock")
-        flags = ["--model", "m=sim:latency_ms=20", "--listen", "127.0.0.1:0", "--state", f"{folder}/state"]
+        flags = [
+            "--model",
+            "m=sim:latency_ms=20",
+            "--listen",
+            "127.0.0.1:0",
+            "--state",
+            f"{folder}/state",
+        ]
         daemon = subprocess.Popen(
             [sys.executable, "-m", "hearthd", "--socket", path, *flags],
             stdout=subprocess.DEVNULL,
