@@ -149,6 +149,19 @@ class KVStore(Protocol):
     def can_admit(self) -> bool:
         """Whether one more sequence could have a row."""
 
+    def locate(self, block_hashes: Sequence[bytes]) -> tuple[Placement, ...] | None:
+        """Where the prefix of these full blocks can be exported from now, one placement for each stage.
+
+        None where it is not in memory, or cannot be read there. Changes nothing, not even what is
+        evicted next.
+        """
+
+    def watch_evictions(self, hear: Callable[[bytes], None]) -> None:
+        """Have `hear` called with the hash of a block's prefix that is about to leave memory.
+
+        It is called while that prefix can still be located, and may export it before it returns.
+        """
+
     def check(self) -> None:
         """Raise AssertionError unless every unit is exactly one of free, reserved, committed."""
 
@@ -207,6 +220,15 @@ class SamplingBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """What was exported of a prefix comes back: a group of a batch goes on after its first n_tokens."""
+
+    group: int  # of the batch's rows, and so of its placements
+    n_tokens: int
+    blobs: tuple[bytes, ...]  # one for each stage; a stage is given its own only
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """n ragged rows grouped by sequence, positions ascending within each."""
 
@@ -218,6 +240,7 @@ class Batch:
     placements: tuple[Placement, ...]  # one for each group of rows, in order
     sampling: SamplingBatch | None  # None where nothing is wanted
     adapter: I32 | None = None  # [n]; None: no adapter in this batch
+    recalls: tuple[Recall, ...] = ()  # restored after the operations, before anything is computed
 
 
 Hidden: TypeAlias = F32  # [n, d_model], before the final norm
@@ -304,8 +327,23 @@ class Stage(ABC):
         """The key-value state of a row's first n_tokens, tagged with model digest, range and backend."""
 
     @abstractmethod
-    def restore(self, placement: Placement, blob: bytes) -> int:
-        """Put an exported state into a row and return its tokens; raises StepError for a foreign blob."""
+    def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
+        """Put the first n_tokens (None: all) of an exported state into a row; returns how many.
+
+        Raises ForeignState for a blob that is damaged or another stage's, StepError where there is
+        no room.
+        """
+
+    def recall(self, batch: Batch) -> None:
+        """Restore what a batch recalls; raises what `restore` raises."""
+        for recall in batch.recalls:
+            self.restore(batch.placements[recall.group], recall.blobs[0], recall.n_tokens)
+
+    def state_kind(self) -> str:
+        """What exported states are of: stages that say the same take each other's."""
+        from hearth_backends.errors import Unsupported
+
+        raise Unsupported("this backend exports no states")
 
     @abstractmethod
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:

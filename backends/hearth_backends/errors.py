@@ -5,6 +5,7 @@ BackendError
 ├── Unsupported       a sound request that this backend does not do; the message says what and why
 ├── OutOfMemory       an allocation failed at load
 ├── StepError         one step failed; after a rollback it may be repeated
+│   └── ForeignState  it was to begin from a state that is damaged, or another stage's
 └── CapacityError     a step found no room in key-value memory; nothing changed
 """
 
@@ -39,6 +40,12 @@ class StepError(BackendError):
     """One step failed; the stage is sound after a rollback."""
 
     code = "step_failed"
+
+
+class ForeignState(StepError):
+    """An exported state is damaged, or of another model, layer range, version or layout."""
+
+    code = "foreign_state"
 
 
 class CapacityError(BackendError):

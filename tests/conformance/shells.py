@@ -30,8 +30,11 @@ class StageShell(Stage):
     def export(self, placement: Placement, n_tokens: int) -> bytes:
         return self.inner.export(placement, n_tokens)
 
-    def restore(self, placement: Placement, blob: bytes) -> int:
-        return self.inner.restore(placement, blob)
+    def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
+        return self.inner.restore(placement, blob, n_tokens)
+
+    def state_kind(self) -> str:
+        return self.inner.state_kind()
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
         self.inner.load_adapter(adapter, path, lease)

@@ -52,7 +52,7 @@ class Listening(Stage):
     def export(self, placement: Placement, n_tokens: int) -> bytes:
         raise NotImplementedError
 
-    def restore(self, placement: Placement, blob: bytes) -> int:
+    def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
         raise NotImplementedError
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:

@@ -24,7 +24,13 @@ from hearth_backends.base import (
     Stage,
     StageSpec,
 )
-from hearth_backends.errors import BackendError, CapacityError, StepError, Unsupported
+from hearth_backends.errors import (
+    BackendError,
+    CapacityError,
+    ForeignState,
+    StepError,
+    Unsupported,
+)
 from hearth_backends.gguf.context import BatchBuffers, Context
 from hearth_backends.gguf.llama import VERSION, Model, collected_errors
 from hearth_backends.gguf.readout import HiddenReadout
@@ -78,6 +84,7 @@ class GgufStage(Stage):
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
         """Compute the step; the handle is finished."""
         self._apply(batch.ops)
+        self.recall(batch)
         n = len(batch.tokens)
         if n == 0:
             return _Done(
@@ -109,9 +116,12 @@ class GgufStage(Stage):
             raise StepError(f"row {row} was forked, and no step computed since")
         return pack_state(self._tag(n_tokens), self._context.save(row))
 
-    def restore(self, placement: Placement, blob: bytes) -> int:
-        """Put an exported state into a row; raises StepError for a foreign blob, or where it finds no room."""
-        n_tokens, state = unpack_state(blob, self._tag(0))
+    def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
+        """See Stage; the whole state needs room for a moment, also where part of it is kept."""
+        n_held, state = unpack_state(blob, self._tag(0))
+        n_tokens = n_held if n_tokens is None else n_tokens
+        if n_tokens > n_held:
+            raise ForeignState(f"the exported state is of {n_held} tokens, not {n_tokens}")
         row = placement.row
         self._truncate(row, 0)
         if not self._context.load(row, state) or self._context.length(row) < n_tokens:
@@ -123,6 +133,10 @@ class GgufStage(Stage):
         self._lengths[row] = n_tokens
         self._truncate(row, n_tokens)
         return n_tokens
+
+    def state_kind(self) -> str:
+        """The tag of an exported state, without its tokens."""
+        return repr(self._tag(0))
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
         """Refused."""

@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import asdict, dataclass
 
-from hearth_backends.errors import StepError
+from hearth_backends.errors import ForeignState
 
 MAGIC = b"HKV1"
 _LENGTHS = struct.Struct("<III")  # of the tag, of the state, CRC-32 of the state
@@ -33,27 +33,27 @@ def pack_state(tag: StateTag, state: bytes) -> bytes:
 
 
 def unpack_state(blob: bytes, expected: StateTag) -> tuple[int, bytes]:
-    """Tokens and state; raises StepError for a blob that is damaged or another stage's.
+    """Tokens and state; raises ForeignState for a blob that is damaged or another stage's.
 
     `expected.n_tokens` is not compared.
     """
     begin = len(MAGIC) + _LENGTHS.size
     if len(blob) < begin or not blob.startswith(MAGIC):
-        raise StepError("not an exported state")
+        raise ForeignState("not an exported state")
     n_text, n_state, crc = _LENGTHS.unpack_from(blob, len(MAGIC))
     if len(blob) != begin + n_text + n_state:
-        raise StepError(
+        raise ForeignState(
             f"an exported state of {len(blob)} bytes, where {begin + n_text + n_state} belong"
         )
     text, state = blob[begin : begin + n_text], blob[begin + n_text :]
     if zlib.crc32(state) != crc:
-        raise StepError("an exported state that was damaged")
+        raise ForeignState("an exported state that was damaged")
     try:
         tag = StateTag(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise StepError("an exported state with a tag that cannot be read") from error
+        raise ForeignState("an exported state with a tag that cannot be read") from error
     wanted = asdict(expected)
     for field, found in asdict(tag).items():
         if field != "n_tokens" and found != wanted[field]:
-            raise StepError(f"a state of another {field}: {found!r}, not {wanted[field]!r}")
+            raise ForeignState(f"a state of another {field}: {found!r}, not {wanted[field]!r}")
     return tag.n_tokens, state

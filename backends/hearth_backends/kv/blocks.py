@@ -108,6 +108,14 @@ class PagedStore(TransactionalStore[PagedStrand]):
         strand.mark = next_mark(strand.n)
         return strand.n
 
+    def locate(self, block_hashes: Sequence[bytes]) -> tuple[Placement, ...] | None:
+        """See KVStore; no row, for blocks are enough."""
+        blocks = [self._index.get(block_hash) for block_hash in block_hashes]
+        known = tuple(block for block in blocks if block is not None)
+        if not known or len(known) < len(blocks):
+            return None
+        return (Placement(UNSEATED, known),)
+
     # --- room ----------------------------------------------------------------------------------
 
     def _take(self, n_tokens: int) -> bool:
@@ -146,7 +154,7 @@ class PagedStore(TransactionalStore[PagedStrand]):
             strand.row = heappop(self._rows)
         for _ in range(len(strand.blocks), _n_blocks(end)):
             block = self._free.pop()
-            self._forget(block)
+            self._evict(block)
             self._refs[block] = 1
             strand.blocks.append(block)
         self._settle(strand)
@@ -155,6 +163,13 @@ class PagedStore(TransactionalStore[PagedStrand]):
         """The table has changed."""
         strand.room = min(len(strand.blocks) * BLOCK_TOKENS, self.n_ctx)
         strand.placement = Placement(strand.row, tuple(strand.blocks))
+
+    def _evict(self, block: int) -> None:
+        """A block from the free list is about to hold something else."""
+        block_hash = self._hash_of[block]
+        if block_hash is not None and self._hear_eviction is not None:
+            self._hear_eviction(block_hash)
+        self._forget(block)
 
     def _forget(self, block: int) -> None:
         block_hash = self._hash_of[block]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from hearth_backends.base import KVStore, Reservation, SequenceView, Want
+from hearth_backends.base import KVStore, Placement, Reservation, SequenceView, Want
 
 
 class JointStore:
@@ -106,6 +106,21 @@ class JointStore:
     def can_admit(self) -> bool:
         """See KVStore."""
         return all(store.can_admit() for store in self.stores)
+
+    def locate(self, block_hashes: Sequence[bytes]) -> tuple[Placement, ...] | None:
+        """See KVStore: in every stage, or nowhere."""
+        found: list[Placement] = []
+        for store in self.stores:
+            placements = store.locate(block_hashes)
+            if placements is None:
+                return None
+            found += placements
+        return tuple(found)
+
+    def watch_evictions(self, hear: Callable[[bytes], None]) -> None:
+        """See KVStore."""
+        for store in self.stores:
+            store.watch_evictions(hear)
 
     def check(self) -> None:
         """See KVStore; and that the stores agree on every sequence in flight."""

@@ -90,6 +90,22 @@ class RowStore(TransactionalStore[RowStrand]):
             self._pins[strand.source].remove(strand.n)
             self._pool.drop(strand)
 
+    def locate(self, block_hashes: Sequence[bytes]) -> tuple[Placement, ...] | None:
+        """See KVStore; a row that is still to be forked cannot be read."""
+        if not block_hashes:
+            return None
+        ops = [op for reservation, _ in self._flying for op in reservation.ops] + self._pending
+        forked = {op.dst for op in ops if op.kind is OpKind.FORK}
+        rows = self._index.get(block_hashes[-1], set()) - forked
+        if not rows:
+            return None
+        return (self._placements[min(rows, key=lambda row: self._row(row).n)],)
+
+    def _tell_leaving(self, strand: RowStrand) -> None:
+        """The blocks of an idle row are about to go, or the last of them."""
+        if self._hear_eviction is not None and strand.hashes:
+            self._hear_eviction(strand.hashes[-1])
+
     # --- room ----------------------------------------------------------------------------------
 
     def _take(self, n_tokens: int) -> bool:
@@ -149,6 +165,8 @@ class RowStore(TransactionalStore[RowStrand]):
     def _seat(self, strand: RowStrand, row: int) -> None:
         """Give a strand its row, and queue what brings its prefix there."""
         source, strand.source = strand.source, UNSEATED
+        if row in self._idle and self._row(row).n > (strand.n if row == source else 0):
+            self._tell_leaving(self._row(row))
         if row == source:
             old = self._idle.pop(row)
             self._pins[row].remove(strand.n)
@@ -184,6 +202,7 @@ class RowStore(TransactionalStore[RowStrand]):
 
     def _cut_back(self, row: int, strand: RowStrand, n_short: int) -> None:
         """Cut blocks off an idle row's end: for so many tokens, or what ends where others go on."""
+        self._tell_leaving(strand)
         size, is_own = self._pool.tail(strand)
         n = strand.n - (min(size, n_short) if is_own else size)
         n = max(n - n % BLOCK_TOKENS, *self._pins[row], 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from hearth_backends.base import BLOCK_TOKENS, KVOp, Placement, Reservation, SequenceView, Want
@@ -56,6 +56,7 @@ class TransactionalStore(ABC, Generic[S]):
         self._strands: dict[int, S] = {}  # by sequence id
         self._pending: list[KVOp] = []  # to travel with the next reservation
         self._flying: deque[tuple[Reservation, list[S]]] = deque()
+        self._hear_eviction: Callable[[bytes], None] | None = None
 
     # --- what a kind of memory decides ---------------------------------------------------------
 
@@ -88,6 +89,14 @@ class TransactionalStore(ABC, Generic[S]):
     def _again(self, ops: tuple[KVOp, ...], strands: list[S]) -> list[KVOp]:
         """Operations to queue again when the step of these strands failed."""
         return list(ops)
+
+    def locate(self, block_hashes: Sequence[bytes]) -> tuple[Placement, ...] | None:
+        """See KVStore: nothing can be exported, unless a kind of memory says otherwise."""
+        return None
+
+    def watch_evictions(self, hear: Callable[[bytes], None]) -> None:
+        """See KVStore."""
+        self._hear_eviction = hear
 
     # --- the transaction -----------------------------------------------------------------------
 

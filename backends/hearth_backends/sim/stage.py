@@ -20,7 +20,13 @@ from hearth_backends.base import (
     Stage,
     StageSpec,
 )
-from hearth_backends.errors import BackendError, CapacityError, StepError, Unsupported
+from hearth_backends.errors import (
+    BackendError,
+    CapacityError,
+    ForeignState,
+    StepError,
+    Unsupported,
+)
 from hearth_backends.sampling import sample
 from hearth_backends.sim.clock import SimClock
 from hearth_backends.sim.faults import Faults
@@ -97,18 +103,26 @@ class SimStage(Stage):
         memory, tokens = self._memory.take(placement, n_tokens)
         return self._tag + tokens.tobytes() + memory.tobytes()
 
-    def restore(self, placement: Placement, blob: bytes) -> int:
+    def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
         body = blob.removeprefix(self._tag)
         n_layers = self.spec.last - self.spec.first
         is_state = self._options.variant == "states"
         n_fixed, n_each = (8 * n_layers, 4) if is_state else (0, 4 + 8 * n_layers)
-        n_tokens, rest = divmod(len(body) - n_fixed, n_each)
-        if body is blob or rest or n_tokens < 0:
-            raise StepError("the exported state is of another model, layer range or layout")
-        tokens = np.frombuffer(body, np.int32, n_tokens)
-        memory = np.frombuffer(body[4 * n_tokens :], np.uint64)
-        self._memory.put(placement, memory if is_state else memory.reshape(n_layers, -1), tokens)
-        return n_tokens
+        n_held, rest = divmod(len(body) - n_fixed, n_each)
+        if body is blob or rest or n_held < 0:
+            raise ForeignState("the exported state is of another model, layer range or layout")
+        n = n_held if n_tokens is None else n_tokens
+        if n > n_held or (is_state and n < n_held):
+            raise ForeignState(f"the exported state is of {n_held} tokens, not {n}")
+        tokens = np.frombuffer(body, np.int32, n_held)[:n]
+        memory = np.frombuffer(body[4 * n_held :], np.uint64)
+        if not is_state:
+            memory = memory.reshape(n_layers, -1)[:, :n]
+        self._memory.put(placement, memory, tokens)
+        return n
+
+    def state_kind(self) -> str:
+        return self._tag.decode().strip()
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
         raise Unsupported("the simulated model takes no LoRA adapters; the gguf backend does")
@@ -125,6 +139,7 @@ class SimStage(Stage):
         self._faults.before()
         for op in batch.ops:
             self._memory.apply(op)
+        self.recall(batch)
         tokens, states = self._inputs(batch, groups, x)
         self._memory.open(groups, tokens)
         for layer in range(self.spec.first, self.spec.last):
