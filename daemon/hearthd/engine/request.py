@@ -9,6 +9,7 @@ from enum import Enum
 from hearth_backends.base import SamplingParams
 from hearth_backends.kv.hashing import HashChain
 from hearthd.engine.grammar import Grammar
+from hearthd.engine.prefixes.file import SavedPrefix
 
 
 class RequestState(Enum):
@@ -51,6 +52,14 @@ class Account:
     n_active: int = 0  # requests that wait or run
 
 
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The first n_tokens of a saved prefix, from which a request goes on."""
+
+    saved: SavedPrefix
+    n_tokens: int
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """Tokens, how far they are computed, and what was asked for.
@@ -85,6 +94,9 @@ class Request:
     level: int = 0  # of its class, or of a higher one that gave it a turn
     account: Account | None = None  # of its key, while it waits or runs
     queued_seconds: float = 0.0  # when it arrived in the scheduler
+    may_recall: bool = True  # no step of it that began with a saved prefix has failed
+    fetched: SavedPrefix | None = None  # from disk, for its admission
+    recall: Recalled | None = None  # to begin with, from its admission to its first step
     n_most: int = field(init=False)  # tokens it may have in the end
 
     def __post_init__(self) -> None:
@@ -95,6 +107,11 @@ class Request:
     def block_hashes(self) -> Sequence[bytes]:
         """Chained hashes of the full blocks of `tokens`."""
         return self.chain.upto(self.tokens)
+
+    @property
+    def n_given(self) -> int:
+        """Tokens that are computed, or will be there without being computed."""
+        return self.n_computed + (self.recall.n_tokens if self.recall is not None else 0)
 
     @property
     def n_output(self) -> int:
