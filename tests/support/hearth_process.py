@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 HEARTH = str(Path(sys.executable).with_name("hearth"))
@@ -34,12 +35,17 @@ def hearth(
     )
 
 
-def start_hearth(*arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Start it, for a test that does something meanwhile."""
-    return subprocess.Popen(
+@contextmanager
+def start_hearth(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run it while a test does something; leaving the context ends it and closes its pipes."""
+    with subprocess.Popen(
         [HEARTH, *arguments],
-        stdin=stdin,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment({}),
-    )
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()

@@ -25,7 +25,7 @@ def socket() -> Iterator[str]:
         path = str(Path(folder) / "d.sock")
         flags = [
             "--model",
-            "m=sim:latency_ms=20",
+            "m=sim:says=echo,latency_ms=50",
             "--listen",
             "127.0.0.1:0",
             "--state",
@@ -77,13 +77,14 @@ def test_models(socket: str) -> None:
 
 
 def test_an_answer_streamed_and_whole_is_the_same(socket: str) -> None:
-    options = ["--socket", socket, "ask", "--json", "--max-tokens", "8", "--temperature", "0"]
+    options = ["--socket", socket, "ask", "--json", "--max-tokens", "20", "--temperature", "0"]
     streamed, whole = (
         json.loads(hearth(*options, *more, "hello").stdout) for more in ([], ["--no-stream"])
     )
-    assert streamed["text"] == whole["text"] != ""
-    assert streamed["finish_reason"] == whole["finish_reason"]
-    assert streamed["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert streamed["text"] == whole["text"] == "hello"
+    assert streamed["finish_reason"] == whole["finish_reason"] == "stop"
+    assert streamed["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"] > 0
+    assert streamed["tokens_per_second"] > 0
     assert streamed["ttft_seconds"] > 0
 
 
@@ -94,20 +95,20 @@ def test_a_model_that_is_not_there(socket: str) -> None:
 
 
 def test_ctrl_c_frees_the_engine(socket: str) -> None:
-    running = start_hearth("--socket", socket, "ask", "--max-tokens", "3000", "hello")
-    try:
+    with start_hearth("--socket", socket, "ask", "x" * 2000) as running:  # seconds of an answer
         assert running.stdout is not None
-        assert running.stdout.read(1)
+        assert running.stdout.read(1) == b"x"
+        assert _n_running(socket) == 1
         os.kill(running.pid, signal.SIGINT)
         running.communicate(timeout=10)
-    finally:
-        running.kill()
-        running.wait()
     assert running.returncode == 130
     deadline = time.monotonic() + 10
-    while True:
-        status = json.loads(hearth("--socket", socket, "status", "--json").stdout)
-        if status["models"][0]["hearth"]["n_running"] == 0:
-            return
+    while _n_running(socket) != 0:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def _n_running(socket: str) -> int | None:
+    status = json.loads(hearth("--socket", socket, "status", "--json").stdout)
+    n_running: int | None = status["models"][0]["hearth"]["n_running"]
+    return n_running

@@ -23,7 +23,7 @@ def answer(*chunks: Chunk) -> Answer:
 def test_speed_counts_from_the_first_text() -> None:
     usage = Usage(5, 9, 14)
     whole = answer(piece(""), piece("a"), piece("b"), piece(None, "stop"), Chunk(usage=usage))
-    assert whole == Answer("m", "ab", "stop", usage, ttft_seconds=2.0, tokens_per_second=8.0)
+    assert whole == Answer("m", "ab", "stop", usage, ttft_seconds=2.0, tokens_per_second=4.0)
 
 
 @pytest.mark.parametrize("texts", [["a"], []])

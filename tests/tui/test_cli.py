@@ -105,14 +105,13 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_a_reader_that_has_enough_gets_no_complaint(box: FakeBox) -> None:
     box.pieces, box.endless = ["line\n"], True
-    running = start_hearth("--url", box.url, "ask", "x")
-    assert running.stdout is not None
-    assert running.stderr is not None
-    assert running.stdout.readline() == b"line\n"
-    running.stdout.close()
-    assert running.wait(10) == 141
-    assert running.stderr.read() == b""
-    running.stderr.close()
+    with start_hearth("--url", box.url, "ask", "x") as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == b"line\n"
+        running.stdout.close()
+        assert running.wait(10) == 141
+        assert running.stderr.read() == b""
     assert box.cancelled.wait(5)
 
 
@@ -138,10 +137,10 @@ def test_a_terminal_that_lacks_a_character(box: FakeBox) -> None:
 
 def test_ctrl_c_cancels_the_request(box: FakeBox) -> None:
     box.endless = True
-    running = start_hearth("--socket", str(box.socket), "ask", "x")
-    assert box.streaming.wait(10)
-    os.kill(running.pid, signal.SIGINT)
-    _, errors = running.communicate(timeout=10)
+    with start_hearth("--socket", str(box.socket), "ask", "x") as running:
+        assert box.streaming.wait(10)
+        os.kill(running.pid, signal.SIGINT)
+        _, errors = running.communicate(timeout=10)
     assert running.returncode == 130
     assert errors == b""
     assert box.cancelled.wait(5)

@@ -40,10 +40,11 @@ class AnswerMeter:
             if choice.index == 0:
                 texts.append(choice.delta.content or "")
                 self._finish_reason = choice.finish_reason or self._finish_reason
+                if choice.delta.content or choice.finish_reason:
+                    self._last_seconds = now_seconds  # the token that ends an answer has no text
         text = "".join(texts)
         if text:
             self._texts.append(text)
-            self._last_seconds = now_seconds
             if self._first_seconds is None:
                 self._first_seconds = now_seconds
         return text
