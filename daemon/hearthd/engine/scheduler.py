@@ -14,12 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Reservation, Want
+from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Want
 from hearth_backends.errors import Unsupported
 from hearthd.engine import policy
 from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts
 from hearthd.engine.drafting import Drafter
 from hearthd.engine.fairness import FairShare
+from hearthd.engine.flight import commit_decode, commit_mixed, launch, note_failure
 from hearthd.engine.request import Request, RequestState
 from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan
@@ -159,7 +160,8 @@ class Scheduler:
             reservation = self.store.reserve(selection.wants)
             if reservation is not None:
                 self._start(admitted)
-                return self._launch(selection, reservation)
+                self._n_plans += 1
+                return launch(selection, reservation)
             if selection.drop_drafts():
                 continue
             if admitted and (len(self.running) > 1 or self._n_plans):
@@ -405,68 +407,6 @@ class Scheduler:
                 request.started_seconds = self.clock()
                 request.n_cached = min(request.n_computed, request.n_prompt)
 
-    def _launch(self, selection: Selection, reservation: Reservation) -> StepPlan:
-        self._n_plans += 1
-        if selection.is_plain:
-            return self._launch_decode(selection, reservation)
-        starts: list[int] = []
-        samples: list[bool] = []
-        scored: list[int] = []
-        counts = [want.n_tokens for want in selection.wants]
-        n_rows = 0
-        is_decode = True
-        for request, count, n_draft in zip(
-            selection.requests, counts, selection.drafts, strict=True
-        ):
-            start = request.n_computed + request.n_inflight
-            end = start + count
-            samples_here = (
-                end - n_draft == len(request.tokens) + request.n_unknown
-                and request.limits.max_output > 0
-            )
-            n_scored = 0
-            if request.scores_prompt:
-                n_scored = max(0, min(end, request.n_prompt - 1) - max(start, request.n_scored))
-            starts.append(start)
-            samples.append(samples_here)
-            scored.append(n_scored)
-            request.n_inflight += count
-            request.n_unknown += samples_here
-            n_rows += count
-            is_decode = is_decode and count == 1 and samples_here and not n_scored
-        return StepPlan(
-            selection.requests,
-            starts,
-            counts,
-            selection.drafts,
-            samples,
-            scored,
-            reservation,
-            n_rows,
-            is_decode,
-        )
-
-    @staticmethod
-    def _launch_decode(selection: Selection, reservation: Reservation) -> StepPlan:
-        """The same for the commonest step, where it counts: one row each, all of them sampled."""
-        starts: list[int] = []
-        for request in selection.requests:
-            starts.append(request.n_computed + request.n_inflight)
-            request.n_inflight += 1
-            request.n_unknown += 1
-        n = len(starts)
-        return StepPlan(
-            selection.requests,
-            starts,
-            [1] * n,
-            selection.drafts,
-            [True] * n,
-            [0] * n,
-            reservation,
-            n_rows=n,
-            is_decode=True,
-        )
-
     # --- shortage ------------------------------------------------------------------------------
 
     def _put_back(self, request: Request, selection: Selection) -> None:
@@ -510,71 +450,16 @@ class Scheduler:
         """
         self._held_back = False
         if plan.is_decode:
-            gained = self._commit_decode(plan, sampled)
+            gained = commit_decode(plan, sampled)
             self.store.commit(plan.reservation, {})
         else:
-            gained, computed = self._commit_mixed(plan, sampled)
+            gained, computed = commit_mixed(plan, sampled)
             self.store.commit(plan.reservation, computed)
         if self.shares.contended:
             for request, tokens in zip(plan.requests, gained, strict=True):
                 self.shares.charge(request, len(tokens))
         self._retire(plan)
         return gained
-
-    def _commit_decode(self, plan: StepPlan, sampled: list[int]) -> list[list[int]]:
-        gained: list[list[int]] = []
-        running = RequestState.RUNNING
-        for request, token in zip(plan.requests, sampled, strict=True):
-            request.n_inflight -= 1
-            request.n_computed += 1
-            request.n_unknown -= 1
-            if request.state is running:
-                request.tokens.append(token)
-                gained.append([token])
-            else:
-                gained.append([])
-        return gained
-
-    def _commit_mixed(
-        self, plan: StepPlan, sampled: list[int]
-    ) -> tuple[list[list[int]], dict[int, int]]:
-        gained: list[list[int]] = []
-        computed: dict[int, int] = {}
-        row = 0
-        for i, request in enumerate(plan.requests):
-            n_draft, samples = plan.drafts[i], plan.samples[i]
-            row += plan.scored[i]
-            tokens: list[int] = []
-            n_computed = plan.counts[i]
-            if samples:
-                tokens = self._accept(request, sampled[row : row + 1 + n_draft])
-                row += 1 + n_draft
-                n_computed -= 1 + n_draft - len(tokens)
-            request.n_inflight -= plan.counts[i]
-            request.n_unknown -= samples
-            request.n_computed += n_computed
-            request.n_scored += plan.scored[i]
-            if n_draft:  # another step's draft may be in flight
-                request.draft = []
-            computed[request.id] = n_computed
-            if request.state is RequestState.RUNNING:
-                request.tokens.extend(tokens)
-                gained.append(tokens)
-            else:
-                gained.append([])
-        return gained, computed
-
-    @staticmethod
-    def _accept(request: Request, sampled: list[int]) -> list[int]:
-        """The samples that stand: each draft that equals its sample, and the first that does not."""
-        accepted: list[int] = []
-        for i, token in enumerate(sampled):
-            accepted.append(token)
-            if token in request.limits.end_ids:
-                break
-            if i < len(request.draft) and request.draft[i] != token:
-                break
-        return accepted
 
     def rollback(self, plan: StepPlan) -> None:
         """Undo a step that did not happen; later steps in flight must have been undone before."""
@@ -584,7 +469,7 @@ class Scheduler:
             request.n_unknown -= plan.samples[i]
             request.draft = []
             if request.state is RequestState.RUNNING:
-                _note_failure(request)
+                note_failure(request)
                 request.n_computed = self.store.committed(request)  # states go back further
         self._retire(plan)
 
@@ -604,11 +489,3 @@ def _fitting(request: Request, draft: list[int]) -> list[int]:
     if request.grammar is None or not draft:
         return draft
     return draft[: request.grammar.n_fitting(draft)]
-
-
-def _note_failure(request: Request) -> None:
-    """Count failed steps since the request was further than it had ever been."""
-    if request.n_computed > request.n_reached:
-        request.n_reached = request.n_computed
-        request.n_failed = 0
-    request.n_failed += 1
