@@ -29,9 +29,9 @@ def nothing_there(path: Path) -> bool:
 def test_the_order_of_places() -> None:
     places = {"HEARTH_URL": "http://b:1", "HEARTH_SOCKET": "/d", "XDG_RUNTIME_DIR": "/run/user/7"}
     assert find_address("http://a:1", "/c", places, all_there) == Address("http://a:1")
-    assert find_address(None, "/c", places, all_there) == Address("http://b:1")
-    del places["HEARTH_URL"]
     assert find_address(None, "/c", places, all_there).socket == Path("/c")
+    assert find_address(None, None, places, all_there) == Address("http://b:1")
+    del places["HEARTH_URL"]
     assert find_address(None, None, places, all_there).socket == Path("/d")
     del places["HEARTH_SOCKET"]
     assert find_address(None, None, places, all_there).socket == SYSTEM_SOCKET

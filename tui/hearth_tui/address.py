@@ -43,9 +43,11 @@ def find_address(
     """The address to talk to; raises UsageError for a URL that is none."""
     if url:
         return Address(parse_url(url))
+    if socket:
+        return _over(Path(socket))
     if from_environment := environment.get("HEARTH_URL"):
         return Address(parse_url(from_environment))
-    if path := socket or environment.get("HEARTH_SOCKET"):
+    if path := environment.get("HEARTH_SOCKET"):
         return _over(Path(path))
     for candidate in _sockets(environment):
         if exists(candidate):

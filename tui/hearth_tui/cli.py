@@ -26,7 +26,7 @@ COMMANDS = {
 """Each is a module of `hearth_tui.commands`, imported only when it is asked for."""
 
 _EPILOG = """\
-the box is looked for at --url, $HEARTH_URL, --socket, $HEARTH_SOCKET,
+the box is looked for at --url, --socket, $HEARTH_URL, $HEARTH_SOCKET,
 /run/hearthd/hearthd.sock, $XDG_RUNTIME_DIR/hearthd.sock and
 http://127.0.0.1:4327, in this order.
 
