@@ -75,8 +75,7 @@ def write_prefix(file: BinaryIO, saved: SavedPrefix, fingerprint: str) -> None:
         Header(fingerprint, len(saved.tokens), [len(b) for b in saved.blobs], _checksum(parts))
     )
     file.write(MAGIC + _LENGTH.pack(len(header)) + header)
-    for part in parts:
-        file.write(part)
+    file.writelines(parts)
 
 
 def read_hashes(path: Path, fingerprint: str) -> tuple[bytes, ...]:
