@@ -62,6 +62,9 @@ class Load(Frame, frozen=True):
     aging_seconds: float = 30.0  # after which a class gets a turn before those above it
     threads: int | None = None  # None: physical cores
     budget_bytes: int | None = None  # memory that the load may plan with
+    prefix_ram_bytes: int | None = None  # of host memory for idle prefixes; None: decided
+    prefix_disk_bytes: int = 0  # of files for prefixes that outlive the engine
+    prefix_folder: str | None = None  # where those are; None: nowhere
     options: dict[str, Any] = {}  # of the backend
 
 
@@ -135,9 +138,10 @@ class Failed(Frame, frozen=True):
 
 
 class Stop(Frame, frozen=True):
-    """Take nothing new, finish within the deadline, exit."""
+    """Take nothing new, finish within the deadline, write prefixes to disk for so long, exit."""
 
     deadline_seconds: float = 0.0
+    save_seconds: float = 0.0
 
 
 # --- requests ----------------------------------------------------------------------------------
@@ -359,6 +363,11 @@ class Beat(Frame, frozen=True):
     n_output_tokens: int
     n_preemptions: int
     n_step_failures: int
+    prefix_ram_bytes: int = 0  # of copies of prefixes, now
+    prefix_disk_bytes: int = 0  # of their files, now
+    n_recalls: int = 0  # requests that went on after a copy
+    n_disk_recalls: int = 0  # of these, those whose copy came from a file
+    n_recalled_tokens: int = 0
 
 
 ToEngine: TypeAlias = (

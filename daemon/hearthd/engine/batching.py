@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.base import Batch, SamplingBatch, SamplingParams
+from hearth_backends.base import Batch, Recall, SamplingBatch, SamplingParams
 from hearthd.engine.grammar import ALL_ALLOWED, Grammar
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
@@ -88,6 +88,9 @@ class BatchBuilder:
         at = 0
         for i, request in enumerate(plan.requests):
             start, count = plan.starts[i], plan.counts[i]
+            if i in plan.recalls:
+                n_recalled = plan.recalls[i].n_tokens
+                start, count = start + n_recalled, count - n_recalled
             known = request.tokens[start : start + count]
             if len(known) < count:
                 known = known + (request.draft or [-1])
@@ -111,6 +114,10 @@ class BatchBuilder:
             ops=plan.reservation.ops,
             placements=plan.reservation.placements,
             sampling=rows.batch(),
+            recalls=tuple(
+                Recall(i, recalled.n_tokens, recalled.saved.blobs)
+                for i, recalled in plan.recalls.items()
+            ),
         )
 
 

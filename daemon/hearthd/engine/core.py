@@ -15,6 +15,7 @@ from hearthd.engine.batching import BatchBuilder
 from hearthd.engine.intake import Arrival
 from hearthd.engine.output import Output
 from hearthd.engine.pipeline import Pipeline, Ticket
+from hearthd.engine.prefixes.tiers import PrefixTiers
 from hearthd.engine.prober import Prober
 from hearthd.engine.request import Request
 from hearthd.engine.scheduler import Scheduler, Unserviceable
@@ -50,6 +51,7 @@ class EngineCore:
         scheduler: Scheduler,
         *,
         context: int | None = None,
+        prefixes: PrefixTiers | None = None,
         after_step: Callable[[StepOutcome], None] | None = None,
     ) -> None:
         """`after_step` hears the outcome of each step; tests check the store's integrity there."""
@@ -57,6 +59,7 @@ class EngineCore:
         self.pipeline = pipeline
         self.store = store
         self.scheduler = scheduler
+        self.prefixes = scheduler.prefixes = prefixes
         self.counters = Counters()
         self._after_step = after_step
         self._builder = BatchBuilder()
@@ -101,7 +104,7 @@ class EngineCore:
         request = self._requests.pop(rid, None)
         if request is not None:
             del self._outputs[rid]
-            self.scheduler.finish(request)
+            self._finish(request)
 
     def probe(self, number: int) -> None:
         """Asks for a sign of work: `take_probed` has the number once a step was committed.
@@ -162,6 +165,9 @@ class EngineCore:
             return self._after_failure(error, plan)
         self._n_failures = 0
         gained = self.scheduler.commit(plan, sampled.tokens.tolist())
+        if self.prefixes is not None:
+            for i, recalled in plan.recalls.items():
+                self.prefixes.recalled(plan.requests[i], recalled)
         self._teach(plan, gained)
         self.counters.n_steps += 1
         if self._asked:
@@ -177,6 +183,8 @@ class EngineCore:
         """Who decides by what steps cost hears what this one did."""
         now = self.scheduler.clock()
         seconds, self._began_seconds = now - self._began_seconds, now
+        if plan.recalls:
+            return  # the time went elsewhere
         self.scheduler.observe(plan, seconds)
         if self.scheduler.drafter is not None:
             self.scheduler.drafter.observe(plan, [len(tokens) for tokens in gained], seconds)
@@ -251,6 +259,11 @@ class EngineCore:
         self.counters.n_cached_tokens += request.n_cached
         del self._outputs[request.id], self._requests[request.id]
         self._prober.note(request)
+        self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        if self.prefixes is not None:
+            self.prefixes.note(request)
         self.scheduler.finish(request)
 
     def _end_probe(self, probe: Request) -> None:
@@ -286,6 +299,11 @@ class EngineCore:
             self._end_probe(self._probe)  # it has no answer; the next one may
         stuck = [r for r in failed.requests if r.n_failed >= MAX_FAILURES_IN_PLACE]
         deltas = self._abandon(stuck, error)
+        if failed.recalls and self.prefixes is not None:  # none of them is tried again
+            for i, recalled in failed.recalls.items():
+                self.prefixes.refused(failed.requests[i], recalled, error)
+            self._tell(StepOutcome.RETRY)
+            return deltas
         if isinstance(error, CapacityError):
             return deltas + self._make_room(failed)
         self._n_failures += 1

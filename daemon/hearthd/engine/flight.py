@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hearth_backends.base import Reservation
-from hearthd.engine.request import Request, RequestState
+from hearthd.engine.request import Recalled, Request, RequestState
 from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan
 
@@ -16,9 +16,11 @@ def launch(selection: Selection, reservation: Reservation) -> StepPlan:
     samples: list[bool] = []
     scored: list[int] = []
     counts = [want.n_tokens for want in selection.wants]
+    recalls: dict[int, Recalled] = {}
     n_rows = 0
     is_decode = True
-    for request, count, n_draft in zip(selection.requests, counts, selection.drafts, strict=True):
+    for i, request in enumerate(selection.requests):
+        count, n_draft = counts[i], selection.drafts[i]
         start = request.n_computed + request.n_inflight
         end = start + count
         samples_here = (
@@ -34,6 +36,9 @@ def launch(selection: Selection, reservation: Reservation) -> StepPlan:
         request.n_inflight += count
         request.n_unknown += samples_here
         n_rows += count
+        if request.recall is not None:
+            recalls[i], request.recall = request.recall, None
+            n_rows -= recalls[i].n_tokens
         is_decode = is_decode and count == 1 and samples_here and not n_scored
     return StepPlan(
         selection.requests,
@@ -45,6 +50,7 @@ def launch(selection: Selection, reservation: Reservation) -> StepPlan:
         reservation,
         n_rows,
         is_decode,
+        recalls,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -26,6 +26,7 @@ from hearthd.engine import policy, tool_format
 from hearthd.engine.core import EngineCore
 from hearthd.engine.drafting import DraftGate
 from hearthd.engine.pipeline import Pipeline
+from hearthd.engine.prefixes.opening import open_tiers, ram_bytes
 from hearthd.engine.scheduler import Scheduler
 from hearthd.engine.sizing import Room, choose_room
 
@@ -53,6 +54,7 @@ class LoadPlan:
     stages: tuple[PlannedStage, ...]
     room: Room
     concurrency: int
+    prefix_ram_bytes: int = 0
 
     def lease_requests(self) -> list[wire.LeaseRequest]:
         """What each device has to give."""
@@ -63,6 +65,10 @@ class LoadPlan:
             totals[stage.device.name] = Bytes(
                 have.weights + need.weights, have.kv + need.kv, have.workspace + need.workspace
             )
+        if self.prefix_ram_bytes:
+            host = next((s.device.name for s in self.stages if s.device.kind == "cpu"), HOST)
+            have = totals.get(host, Bytes(0, 0, 0))
+            totals[host] = replace(have, kv=have.kv + self.prefix_ram_bytes)
         return [
             wire.LeaseRequest(
                 device=device,
@@ -105,9 +111,19 @@ def plan_load(load: wire.Load) -> LoadPlan:
         budget_bytes=load.budget_bytes,
         total_bytes=total_bytes,
     )
-    return LoadPlan(model, stages_with(room), room, load.concurrency)
+    stages = stages_with(room)
+    needs = [stage.backend.estimate(model.spec, stage.spec, stage.device) for stage in stages]
+    spare_bytes = None
+    if load.budget_bytes is not None:
+        spare_bytes = load.budget_bytes - sum(need.total for need in needs)
+    copies = ram_bytes(
+        load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
+    )
+    return LoadPlan(model, stages, room, load.concurrency, copies)
 
 
+HOST = "cpu:0"
+"""Whose memory copies of prefixes take where no stage is on a processor."""
 LEAST = 1
 """A context for estimates of what does not depend on it."""
 
@@ -158,7 +174,17 @@ def assemble(plan: LoadPlan, stages: Sequence[Stage], load: wire.Load) -> Engine
     )
     if policy.draft_refusal(pipeline.caps) is None and not pipeline.caps.async_depth:
         scheduler.draft_with(DraftGate())
-    return EngineCore(plan.model, pipeline, store, scheduler, context=plan.room.context)
+    prefixes = open_tiers(
+        load,
+        store,
+        pipeline,
+        digest=plan.model.spec.digest,
+        context=plan.room.context,
+        ram_bytes=plan.prefix_ram_bytes,
+    )
+    return EngineCore(
+        plan.model, pipeline, store, scheduler, context=plan.room.context, prefixes=prefixes
+    )
 
 
 def model_info(plan: LoadPlan) -> wire.ModelInfo:

@@ -15,7 +15,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from hearth_backends.base import Batch, Capabilities, Hidden, Reservation, Sampled, Stage
+from hearth_backends.base import (
+    Batch,
+    Capabilities,
+    Hidden,
+    Placement,
+    Reservation,
+    Sampled,
+    Stage,
+)
 from hearth_backends.errors import BackendError, StepError
 
 _POLL_SECONDS = 0.0002  # between two looks at a device that has not finished
@@ -94,6 +102,16 @@ class Pipeline:
         ticket.handle = None
         return _sampled(result)
 
+    def export(self, placements: Sequence[Placement], n_tokens: int) -> tuple[bytes, ...]:
+        """What each stage holds of a sequence, after the steps in flight; raises StepError."""
+        if not self._workers:
+            return (self.stages[0].export(placements[0], n_tokens),)
+        exports = [
+            worker.submit(stage.export, placement, n_tokens)
+            for worker, stage, placement in zip(self._workers, self.stages, placements, strict=True)
+        ]
+        return tuple(export.result() for export in exports)
+
     def _legs(self, batch: Batch, reservation: Reservation) -> list[_Leg]:
         """The batch as each stage sees it: its own rows and operations, sampling only in the last."""
         legs = []
@@ -109,6 +127,9 @@ class Pipeline:
                         ops=part.ops,
                         placements=part.placements,
                         sampling=batch.sampling if i == len(self.stages) - 1 else None,
+                        recalls=tuple(
+                            replace(recall, blobs=(recall.blobs[i],)) for recall in batch.recalls
+                        ),
                     ),
                 )
             )

@@ -21,6 +21,7 @@ from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts
 from hearthd.engine.drafting import Drafter
 from hearthd.engine.fairness import FairShare
 from hearthd.engine.flight import commit_decode, commit_mixed, launch, note_failure
+from hearthd.engine.prefixes.tiers import PrefixTiers
 from hearthd.engine.request import Request, RequestState
 from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan
@@ -63,6 +64,7 @@ class Scheduler:
         self.mixed = caps.mixed and caps.ragged
         self.n_batches = n_batches
         self.drafter: Drafter | None = None
+        self.prefixes: PrefixTiers | None = None
         self.clock = clock
         self.running: list[Request] = []
         self.shares = FairShare()
@@ -278,7 +280,7 @@ class Scheduler:
         most = selection.prompt_rows_left(LEAST_PROMPT_ROWS)
         if most < 1 or selection.wants_left < 1:
             return False
-        start = request.n_computed + request.n_inflight
+        start = request.n_given + request.n_inflight
         end = len(request.tokens) if request.limits.max_output else request.n_prompt - 1
         n_rows = min(end - start, most)
         if request.scores_prompt:
@@ -318,7 +320,7 @@ class Scheduler:
             self.running.append(request)
             request.state = RequestState.RUNNING
             if request.started_seconds is None:
-                self.shares.charge(request, len(request.tokens) - request.n_computed)
+                self.shares.charge(request, len(request.tokens) - request.n_given)
             admitted.append(request)
         return admitted
 
@@ -337,6 +339,7 @@ class Scheduler:
             if self.running and self._was_refused(request, free):
                 return False
             request.n_computed = self.store.match(request)
+            self._seek_copy(request)
             need = len(request.tokens) - request.n_computed
             need += policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
             free = self.store.free_tokens() - n_planned
@@ -346,6 +349,13 @@ class Scheduler:
             if need > free + self._n_yielding(request) or not self._make_way(request, selection):
                 self._refused = (request.id, free)
                 return False
+
+    def _seek_copy(self, request: Request) -> None:
+        """Have a request that waits go on after a saved prefix, where memory has much less of it."""
+        if self.prefixes is not None:
+            request.recall = self.prefixes.find(request)
+            if request.recall is not None:
+                request.n_computed = self.store.match(request, 0)
 
     def _n_yielding(self, request: Request) -> int:
         """Tokens in memory of those that would give way to a request, and are not about to."""
@@ -370,6 +380,8 @@ class Scheduler:
         request.draft = []
         request.n_preempted += 1
         self.n_preemptions += 1
+        if self.prefixes is not None:
+            self.prefixes.note(request, counts=False)
         self._put_back(request, selection)
 
     def _give_turns(self) -> None:
@@ -405,7 +417,7 @@ class Scheduler:
         for request in admitted:
             if request.started_seconds is None:
                 request.started_seconds = self.clock()
-                request.n_cached = min(request.n_computed, request.n_prompt)
+                request.n_cached = min(request.n_given, request.n_prompt)
 
     # --- shortage ------------------------------------------------------------------------------
 
@@ -414,7 +426,7 @@ class Scheduler:
         selection.drop(request)
         self.running.remove(request)
         if request.started_seconds is None:  # it is charged when it is admitted again
-            self.shares.charge(request, request.n_computed - len(request.tokens))
+            self.shares.charge(request, request.n_given - len(request.tokens))
         self._forget(request)
         request.state = RequestState.WAITING
         self.waiting.add(request)
@@ -422,6 +434,7 @@ class Scheduler:
     def _forget(self, request: Request) -> None:
         self.store.release(request)
         request.n_computed = 0
+        request.recall = None
 
     def _preempt(self, selection: Selection) -> bool:
         """Send the request that ranks last back to the queue; False when all are in flight."""
@@ -471,6 +484,9 @@ class Scheduler:
             if request.state is RequestState.RUNNING:
                 note_failure(request)
                 request.n_computed = self.store.committed(request)  # states go back further
+                if i in plan.recalls:
+                    request.may_recall = False
+                    request.n_cached = min(request.n_cached, request.n_computed)
         self._retire(plan)
 
     def _retire(self, plan: StepPlan) -> None:

@@ -42,6 +42,8 @@ class Selection:
     def add_prompt(self, request: Request, n_rows: int, n_wanted: int) -> None:
         """A chunk of a prompt."""
         self.add(request, n_rows, n_wanted)
+        if request.recall is not None:  # room is wanted for more than is computed
+            self.wants[-1] = Want(request, request.recall.n_tokens + n_rows)
         if self._prompt_rows is not None:
             self._prompt_rows -= n_rows
 

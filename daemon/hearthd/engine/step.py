@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from hearth_backends.base import Reservation
-from hearthd.engine.request import Request
+from hearthd.engine.request import Recalled, Request
 
 
 class StepOutcome(Enum):
@@ -22,8 +22,8 @@ class StepOutcome(Enum):
 class StepPlan:
     """Parallel lists, one entry for each request in the step.
 
-    Request i computes rows [starts[i], starts[i] + counts[i]), of which the last drafts[i] hold
-    guesses. It samples after its last 1 + drafts[i] rows where samples[i]; scored[i] rows before
+    Request i has rows [starts[i], starts[i] + counts[i]) in flight, of which the last drafts[i] hold
+    guesses. Where there is a recalls[i], the first rows are not computed but put back. It samples after its last 1 + drafts[i] rows where samples[i]; scored[i] rows before
     those give log-probabilities of the prompt. Wanted rows stand in this order, request by request.
     """
 
@@ -34,8 +34,9 @@ class StepPlan:
     samples: list[bool]
     scored: list[int]
     reservation: Reservation
-    n_rows: int
+    n_rows: int  # that are computed
     is_decode: bool  # every request has one row and samples after it
+    recalls: dict[int, Recalled] = field(default_factory=dict)  # by index of the request
 
     def __len__(self) -> int:
         return len(self.requests)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from hearth_backends.errors import BackendError
 from hearthd import wire
@@ -17,6 +18,8 @@ from hearthd.engine.core import EngineCore
 from hearthd.engine.intake import Arrival, Intake, Refused
 from hearthd.engine.link import EngineLink, HearthdGone
 from hearthd.engine.loader import execute_load, model_info, plan_load
+from hearthd.engine.prefixes.file import SavedPrefix
+from hearthd.engine.prefixes.tiers import PrefixCounters
 from hearthd.engine.preparation import Preparation
 
 log = logging.getLogger(__name__)
@@ -24,10 +27,21 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 LARGE_VOCABULARY = 8192
 """Tokens from which on a vocabulary is not left until a request asks for a grammar."""
+IDLE_SECONDS = 0.25
+"""Without a command, before what can be done at leisure is done."""
 PROGRESS_STEP = 0.01
 """Progress is told when it has grown by this much."""
 
-_Command = Arrival | wire.Cancel | wire.Probe | wire.Stop | HearthdGone
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The file that a request waited for has been read; None: it was no good."""
+
+    rid: int
+    saved: SavedPrefix | None
+
+
+_Command = Arrival | Fetched | wire.Cancel | wire.Probe | wire.Stop | HearthdGone
 
 
 class LeaseRefused(BackendError):
@@ -126,6 +140,8 @@ class Worker:
         self._step_began: float | None = None
         self._kv_tokens_free = core.store.free_tokens()  # after the last step; the beat reads it
         self._stop_by: float | None = None  # once asked to stop
+        self._save_seconds = 0.0  # for prefixes, after that
+        self._fetching: dict[int, Arrival] = {}  # by request: wait for their prefix from disk
         self._over = threading.Event()
         self._preparation = Preparation(intake.submit, self._inbox.put, link.send)
 
@@ -142,9 +158,13 @@ class Worker:
                 self._handle_commands()
                 if self._core.has_work:
                     self._step()
+            if self._core.prefixes is not None:
+                self._core.prefixes.flush(time.monotonic() + self._save_seconds)
         finally:
             self._over.set()
             self._preparation.close()
+            if self._core.prefixes is not None:
+                self._core.prefixes.close()
 
     def _may_go_on(self, stop_by: float) -> bool:
         return self._core.has_work and time.monotonic() < stop_by
@@ -164,11 +184,20 @@ class Worker:
         wait = not self._core.has_work and self._stop_by is None
         while True:
             try:
-                command = self._inbox.get(block=wait)
+                command = self._inbox.get(block=wait, timeout=self._patience_seconds())
             except queue.Empty:
-                return
+                if not wait:
+                    return
+                if self._core.prefixes is not None:
+                    self._core.prefixes.save_hot()
+                continue
             self._handle(command)
             wait = False
+
+    def _patience_seconds(self) -> float | None:
+        """How long to wait for a command; None: there is nothing else to do."""
+        prefixes = self._core.prefixes
+        return IDLE_SECONDS if prefixes is not None and prefixes.wants_idle_time else None
 
     def _handle(self, command: _Command) -> None:
         match command:
@@ -177,17 +206,41 @@ class Worker:
                 rid = command.request.id
                 self._link.send(wire.Reject(rid, 503, "shutting_down", message))
             case Arrival():
-                deltas = self._core.add(command)
-                if deltas:
-                    self._link.send(wire.Step(deltas))
+                self._take(command)
+            case Fetched():
+                self._take_fetched(command)
             case wire.Cancel():
-                self._core.cancel(command.rid)
+                if self._fetching.pop(command.rid, None) is None:
+                    self._core.cancel(command.rid)
             case wire.Probe():
                 self._core.probe(command.number)
             case wire.Stop():
                 self._stop_by = time.monotonic() + command.deadline_seconds
+                self._save_seconds = command.save_seconds
+                for rid in list(self._fetching):
+                    self._take_fetched(Fetched(rid, None))
             case HearthdGone():
                 raise command
+
+    def _take(self, arrival: Arrival) -> None:
+        """A request goes to the core, once its prefix has come from disk where that has more of it."""
+        request, prefixes = arrival.request, self._core.prefixes
+        if prefixes is not None and prefixes.wants_fetch(request):
+            self._fetching[request.id] = arrival
+            prefixes.fetch(request, lambda saved: self._inbox.put(Fetched(request.id, saved)))
+        else:
+            self._add(arrival)
+
+    def _take_fetched(self, fetched: Fetched) -> None:
+        arrival = self._fetching.pop(fetched.rid, None)
+        if arrival is not None and self._core.prefixes is not None:
+            self._core.prefixes.fetched(arrival.request, fetched.saved)
+            self._add(arrival)
+
+    def _add(self, arrival: Arrival) -> None:
+        deltas = self._core.add(arrival)
+        if deltas:
+            self._link.send(wire.Step(deltas))
 
     # --- the intake thread ---------------------------------------------------------------------
 
@@ -229,10 +282,12 @@ class Worker:
 
     def _sign_of_life(self) -> wire.Beat:
         scheduler, counters = self._core.scheduler, self._core.counters
+        prefixes = self._core.prefixes
+        recalls = PrefixCounters() if prefixes is None else prefixes.counters
         began = self._step_began
         return wire.Beat(
             n_running=len(scheduler.running),
-            n_waiting=len(scheduler.waiting) + self._preparation.n_pending,
+            n_waiting=len(scheduler.waiting) + self._preparation.n_pending + len(self._fetching),
             kv_tokens_free=self._kv_tokens_free,
             step_age_seconds=None if began is None else time.monotonic() - began,
             n_steps=counters.n_steps,
@@ -241,4 +296,9 @@ class Worker:
             n_output_tokens=counters.n_output_tokens,
             n_preemptions=scheduler.n_preemptions,
             n_step_failures=counters.n_step_failures,
+            prefix_ram_bytes=0 if prefixes is None else prefixes.ram_bytes,
+            prefix_disk_bytes=0 if prefixes is None else prefixes.disk_bytes,
+            n_recalls=recalls.n_recalls,
+            n_disk_recalls=recalls.n_disk_recalls,
+            n_recalled_tokens=recalls.n_recalled_tokens,
         )

@@ -213,6 +213,11 @@ class PrefixTiers:
             if self.disk is not None:
                 self.disk.forget(recalled.saved.hashes)
 
+    def close(self) -> None:
+        """End the threads; a write under way is finished."""
+        if self.disk is not None:
+            self.disk.close()
+
     def check(self) -> None:
         """Raise AssertionError unless the books of the copies are in order."""
         self._ram.check()
