@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_rig import Answer, Rig
@@ -74,7 +75,7 @@ def variants() -> list[str]:
     ]
 
 
-def small(path: str = PATH, n_stages: int = 1, **sizes: object) -> Rig:
+def small(path: str = PATH, n_stages: int = 1, **sizes: Any) -> Rig:
     """Two sequences of 256 tokens at once."""
     return Rig(
         path, n_stages=n_stages,
@@ -195,7 +196,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def on_disk(folder: Path, path: str = PATH, **sizes: object) -> Rig:
+def on_disk(folder: Path, path: str = PATH, **sizes: Any) -> Rig:
     return small(path, prefix_folder=str(folder), prefix_disk_bytes=MIB, **sizes)
 
 
@@ -227,6 +228,7 @@ def test_a_hot_prefix_outlives_the_engine(path: str, n_stages: int, folder: Path
 
 
 def test_without_memory_for_copies_files_serve_all_the_same(folder: Path) -> None:
+    answers: list[Answer] = []
     for _ in range(2):
         with on_disk(folder, prefix_ram_bytes=0) as rig:
             answers = [ask(rig, [*SYSTEM, 65 + i]) for i in range(2)]
@@ -238,6 +240,7 @@ def test_without_memory_for_copies_files_serve_all_the_same(folder: Path) -> Non
 
 def test_a_long_prefix_is_kept_when_the_engine_stops_a_short_one_is_not(folder: Path) -> None:
     long = text(9, 180) * 2 + text(8, 170)
+    answers: list[Answer] = []
     for _ in range(2):
         with on_disk(folder, kv_tokens=1024, context=560) as rig:
             answers = [ask(rig, prompt, 1) for prompt in (long, SYSTEM)]
@@ -275,11 +278,11 @@ def test_files_of_another_model_are_missed_and_deleted(change: str, folder: Path
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[str, int, dict[str, object]]:
+def worlds(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
     variant = draw(st.sampled_from(["blocks", "slots", "cells"]))
     fault = draw(st.sampled_from(["", "", ",fail_every=5", ",starve_every=6"]))
     path = f"{PATH},variant={variant},depth={draw(st.integers(0, 1))}{fault}"
-    sizes = {
+    sizes: dict[str, Any] = {
         "concurrency": draw(st.integers(1, 4)),
         "step_tokens": draw(st.sampled_from([7, 64, 256])),
         "kv_tokens": draw(st.sampled_from([176, 176, 256])),
@@ -304,7 +307,7 @@ ASKS = st.integers(4, 20).flatmap(lambda n: st.lists(ASK, min_size=n, max_size=n
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), ASKS, st.booleans())
 def test_everybody_gets_what_the_oracle_says(
-    world: tuple[str, int, dict[str, object]],
+    world: tuple[str, int, dict[str, Any]],
     asks: list[tuple[int, int, int, int, int, int | None]],
     flaky: bool,
 ) -> None:
