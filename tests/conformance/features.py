@@ -20,7 +20,9 @@ from sim_oracle import ScriptedDrafter
 from subjects import GREEDY, Ask, Subject
 
 from hearth_backends.base import Bytes, Lease
+from hearth_backends.errors import Unsupported
 from hearthd import wire
+from hearthd.engine.prefixes.opening import refusal
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,28 @@ def shared_prefixes(subject: Subject) -> None:
         assert cached[0] == 0
         assert min(cached[4:]) >= 32
         rig.assert_nothing_leaked()
+
+
+@feature("a prefix that had to leave memory is put back, not computed again, with the same output")
+def recalls(subject: Subject) -> None:
+    first, *others = [subject.ask(seed, n_prompt=100) for seed in range(6)]
+    for kv_tokens in (256, 176):
+        with subject.rig(
+            concurrency=2, context=128, kv_tokens=kv_tokens, prefix_ram_bytes=64 << 20
+        ) as rig:
+            if rig.core.prefixes is None:
+                raise Unsupported(refusal(rig.core.pipeline) or "nothing is said")
+            rid = 0
+            for ask in (first, *others, first):
+                rid = subject.submit(rig, ask)
+                rig.run()
+                subject.check(rig.answers[rid], ask)
+            usage = rig.answers[rid].usage
+            assert usage is not None
+            assert usage.n_cached == 96
+            assert rig.core.prefixes.counters.n_recalls
+            assert not rig.core.counters.n_step_failures
+            rig.assert_nothing_leaked()
 
 
 @feature("guesses that are wrong are taken back, those that are right save steps")

@@ -167,6 +167,7 @@ def _simulated() -> list[Subject]:
                 refuses = {"adapters": "no LoRA"}
                 if variant == "states":
                     refuses["drafts"] = "memory that can step back"
+                    refuses["recalls"] = "carries a state"
                 if variant == "slots":
                     refuses["drafts"] = "different numbers of rows"
                 subjects.append(

@@ -43,9 +43,9 @@ def open_tiers(
     wants_disk = load.prefix_disk_bytes > 0 and load.prefix_folder is not None
     if not ram_bytes and not wants_disk:
         return None
-    refusal = _refusal(pipeline)
-    if refusal is not None:
-        log.info("prefixes are kept in key-value memory only: %s", refusal)
+    why_not = refusal(pipeline)
+    if why_not is not None:
+        log.info("prefixes are kept in key-value memory only: %s", why_not)
         return None
     disk = None
     if load.prefix_folder is not None and wants_disk:
@@ -54,7 +54,7 @@ def open_tiers(
     return PrefixTiers(store, pipeline.export, ram_bytes=ram_bytes, disk=disk)
 
 
-def _refusal(pipeline: Pipeline) -> str | None:
+def refusal(pipeline: Pipeline) -> str | None:
     """Why these stages have no tiers, in words."""
     if not pipeline.caps.shares_prefix:
         return "sequences of this model share no prefixes"
