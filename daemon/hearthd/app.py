@@ -7,7 +7,8 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from hearthd.config.schema import Config
 from hearthd.hardware.memory import HostMemory, model_budget_bytes
 from hearthd.listeners import BACKLOG, Listeners
 from hearthd.placement.ledger import Ledger, format_bytes
+from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.principal import Keyring
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
@@ -51,7 +53,7 @@ def build_app(config: Config, memory: HostMemory) -> web.Application:
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
     routes.setup(app)
-    app.cleanup_ctx.append(_engines)
+    app.cleanup_ctx.append(_engines(config))
     return app
 
 
@@ -109,14 +111,25 @@ def _supervisor_options(config: Config) -> SupervisorOptions:
         ),
         restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
         log_level=config.log.level,
+        prefix_folders=_prefix_folders(config),
     )
 
 
-async def _engines(app: web.Application) -> AsyncIterator[None]:
-    """Engines start with the app and are gone with it."""
-    app[keys.SERVING].start()
-    yield
-    await app[keys.SERVING].stop()
+def _engines(config: Config) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Engines start with the app and are gone with it; so are the prefixes of models that left."""
+    kept = [name for name, model in config.models.items() if model.prefix_disk]
+
+    async def engines(app: web.Application) -> AsyncIterator[None]:
+        await asyncio.to_thread(_prefix_folders(config).keep_only, kept)
+        app[keys.SERVING].start()
+        yield
+        await app[keys.SERVING].stop()
+
+    return engines
+
+
+def _prefix_folders(config: Config) -> PrefixFolders:
+    return PrefixFolders(Path(config.state) / "prefixes")
 
 
 def _tell_listening(config: Config, listeners: Listeners) -> None:

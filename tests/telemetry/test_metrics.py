@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from hearthd import wire
 from hearthd.telemetry.metrics import Metrics
 from hearthd.telemetry.timeline import RequestTimeline
 
@@ -19,6 +20,7 @@ class Model:
     n_running: int = 0
     n_waiting: int = 0
     kv_tokens_free: int | None = None
+    beat: wire.Beat | None = None
     n_restarts: int = 0
     engine_rss_bytes: int | None = None
 
@@ -85,6 +87,21 @@ def test_gauges_are_read_when_scraped() -> None:
     assert seen["hearth_waiting_requests", _labels(model="a")] == 0
     assert seen["hearth_model_up", _labels(model="a")] == 0
     assert ("hearth_kv_free_tokens", _labels(model="a")) not in seen
+
+
+def test_prefixes_beyond_memory_are_told_by_where_they_are() -> None:
+    metrics = Metrics()
+    beat = wire.Beat(0, 0, 64, None, 9, 9, 9, 9, 0, 0, 5000, 7000, 5, 2, 640)
+    metrics.watch(lambda: [Model("a", beat=beat), Model("b")])
+    seen = _scrape(metrics)
+    stored = [seen["hearth_prefix_stored_bytes", _labels(model="a", tier=t)] for t in TIERS]
+    recalls = [seen["hearth_prefix_recalls_total", _labels(model="a", tier=t)] for t in TIERS]
+    assert (stored, recalls) == ([5000, 7000], [3, 2])
+    assert seen["hearth_prefix_recalled_tokens_total", _labels(model="a")] == 640
+    assert ("hearth_prefix_recalled_tokens_total", _labels(model="b")) not in seen
+
+
+TIERS = ("ram", "disk")
 
 
 def test_http_answers_are_counted_by_route() -> None:

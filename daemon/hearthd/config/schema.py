@@ -52,6 +52,10 @@ class ModelConfig(Section, frozen=True):
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
+    prefix_ram: Size | None = (
+        None  # copies of idle prefixes; unset: half of key-value memory's, at most 256MiB
+    )
+    prefix_disk: Size = 1 << 30  # files of prefixes that outlive a restart; 0: none
     threads: Count | None = None  # unset: physical cores
     step_tokens: Count = 512  # rows of one step at most
     itl_target_ms: PositiveMilliseconds = 50.0  # between the tokens of a stream, while prompts come

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from hearthd import wire
 from hearthd.config.schema import ModelConfig
@@ -21,7 +22,9 @@ class Revision:
     config: ModelConfig
     replicas: tuple[Replica, ...]
 
-    def load_frame(self, name: str, budget_bytes: int | None) -> wire.Load:
+    def load_frame(
+        self, name: str, budget_bytes: int | None, prefix_folder: Path | None = None
+    ) -> wire.Load:
         """What an engine of this revision is told first."""
         config = self.config
         return wire.Load(
@@ -42,6 +45,9 @@ class Revision:
             aging_seconds=config.aging_seconds,
             threads=config.threads,
             budget_bytes=budget_bytes,
+            prefix_ram_bytes=config.prefix_ram,
+            prefix_disk_bytes=config.prefix_disk,
+            prefix_folder=None if prefix_folder is None else str(prefix_folder),
             options=config.options,
         )
 
@@ -89,6 +95,7 @@ class Deployment:
             n_restarts=sum(replica.n_restarts for replica in replicas),
             engine_rss_bytes=best.rss_bytes,
             answers=best.state == "ready" and silent[best] is None,
+            beat=best.beat,
         )
 
 

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.5
 """Between two looks at the vitals."""
+SAVE_SHARE = 0.6
+"""Of the time that an engine has to end, what it may write prefixes to disk for."""
 LAST_WORDS_SECONDS = 1.0
 """For what an ended process had still said to be read."""
 REAP_SECONDS = 5.0
@@ -122,13 +124,13 @@ class EngineProcess:
         return why_not_answering(self._vitals, time.monotonic())
 
     def stop(self) -> None:
-        """Ask it to end now: what runs is dropped. `run` returns soon after `stop_seconds`."""
+        """Ask it to end now: what runs is dropped, prefixes are saved. `run` returns soon after `stop_seconds`."""
         if self._vitals.phase is Phase.STOPPING:
             return
         was, self._vitals.phase = self._vitals.phase, Phase.STOPPING
         self._vitals.stop_by_seconds = time.monotonic() + self._patience.stop_seconds
         if was is Phase.SERVING:
-            self.send(wire.Stop(0.0))
+            self.send(wire.Stop(0.0, save_seconds=SAVE_SHARE * self._patience.stop_seconds))
         else:
             self._kill("was stopped while it loaded")  # it reads no frames, and has nothing to lose
 

@@ -30,6 +30,7 @@ class ModelStatus:
     n_restarts: int
     engine_rss_bytes: int | None
     answers: bool = False  # ready, and lately shown to be by a token or other work
+    beat: wire.Beat | None = None  # the latest
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import psutil
 from hearthd.errors import HearthError
 from hearthd.placement.ledger import Ledger
 from hearthd.serving.deployments import Deployment, Revision
+from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.process import EngineCommand, EngineProcess, engine_command
 from hearthd.serving.replica import Replica
 from hearthd.serving.restart import GiveUp, RestartPolicy, after_end
@@ -30,6 +31,7 @@ class SupervisorOptions:
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     log_level: str = "info"
     command: EngineCommand = engine_command
+    prefix_folders: PrefixFolders | None = None
 
 
 class Supervisor:
@@ -99,9 +101,11 @@ class Supervisor:
             await asyncio.sleep(decision.delay_seconds)
 
     def _process(self, replica: Replica, revision: Revision) -> EngineProcess:
-        device = revision.config.devices[0]
+        free_bytes = self._ledger.free_bytes(revision.config.devices[0])
+        folders = self._options.prefix_folders
+        folder = None if folders is None else folders.of(replica.model)
         return EngineProcess(
-            revision.load_frame(replica.model, self._ledger.free_bytes(device)),
+            revision.load_frame(replica.model, free_bytes, folder),
             replica,
             self._ledger,
             self._options.patience,

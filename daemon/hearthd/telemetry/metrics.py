@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hearthd import __version__
+from hearthd import __version__, wire
 from hearthd.telemetry.timeline import RequestTimeline
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,6 +44,8 @@ class ModelGauges(Protocol):
     def n_restarts(self) -> int: ...
     @property
     def engine_rss_bytes(self) -> int | None: ...
+    @property
+    def beat(self) -> wire.Beat | None: ...
 
 
 class KeyGauges(Protocol):
@@ -204,6 +206,7 @@ class _ModelCollector(Collector):
         for model in models:
             restarts.add_metric((model.name,), model.n_restarts)
         yield restarts
+        yield from _prefixes(models)
 
 
 class _KeyCollector(Collector):
@@ -225,6 +228,33 @@ class _KeyCollector(Collector):
                 left.add_metric((key.name,), key.tokens_left)
         yield active
         yield left
+
+
+def _prefixes(models: Iterable[ModelGauges]) -> Iterator[Metric]:
+    """Of prefixes beyond key-value memory; counted since the engine started."""
+    stored = GaugeMetricFamily(
+        "hearth_prefix_stored_bytes", "Of saved prefixes.", labels=("model", "tier")
+    )
+    recalls = CounterMetricFamily(
+        "hearth_prefix_recalls_total",
+        "Requests that went on after a saved prefix, by where it was.",
+        labels=("model", "tier"),
+    )
+    tokens = CounterMetricFamily(
+        "hearth_prefix_recalled_tokens_total", "Tokens of those prefixes.", labels=("model",)
+    )
+    for model in models:
+        beat = model.beat
+        if beat is None:
+            continue
+        stored.add_metric((model.name, "ram"), beat.prefix_ram_bytes)
+        stored.add_metric((model.name, "disk"), beat.prefix_disk_bytes)
+        recalls.add_metric((model.name, "ram"), beat.n_recalls - beat.n_disk_recalls)
+        recalls.add_metric((model.name, "disk"), beat.n_disk_recalls)
+        tokens.add_metric((model.name,), beat.n_recalled_tokens)
+    yield stored
+    yield recalls
+    yield tokens
 
 
 def _is_up(model: ModelGauges) -> int:
