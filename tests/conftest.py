@@ -20,6 +20,15 @@ _AMBIENT = (
 _KEPT = "HEARTH_SHARED_MODELS"  # names files that tests read, not behaviour
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Soaks are for those who ask for them."""
+    if "soak" not in config.option.markexpr:
+        skip = pytest.mark.skip(reason="takes minutes: `pytest -m soak`")
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing outside decides what a test sees, and it leaves nothing outside."""
