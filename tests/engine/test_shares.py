@@ -346,10 +346,6 @@ def test_a_prompt_that_cannot_be_computed_in_time_is_not_gone_on_with() -> None:
     town.rig.assert_nothing_leaked()
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known fault: after the last request FairShare.contended may stay true; found by this test",
-)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(

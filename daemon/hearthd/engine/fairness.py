@@ -41,8 +41,9 @@ class FairShare:
             return
         request.account = None
         account.n_active -= 1
-        if not account.n_active and not any(a.n_active for a in self._of(level)):
-            self._floors[level] = max(account.served, self._floors.get(level, 0.0))
+        accounts = self._of(level)
+        if not any(a.n_active for a in accounts):
+            self._floors[level] = max(self._floors.get(level, 0.0), *(a.served for a in accounts))
         self._look()
 
     def charge(self, request: Request, n_tokens: int) -> None:
