@@ -218,6 +218,18 @@ def test_batch_gives_up_its_seat_and_loses_nothing() -> None:
     assert seen == again
 
 
+def test_who_was_to_give_way_goes_on_where_the_other_no_longer_waits() -> None:
+    with Rig(f"{NOISE},depth=1", concurrency=1) as rig:
+        batch = rig.submit(b"b", max_tokens=20, ignore_eos=True, priority=BATCH)
+        rig.step()
+        person = rig.submit(b"p", max_tokens=1, ignore_eos=True, priority=INTERACTIVE)
+        rig.step()
+        rig.cancel(person)
+        rig.run()
+        assert len(rig.answers[batch].tokens) == 20
+        rig.assert_nothing_leaked()
+
+
 def test_batch_gives_up_its_memory() -> None:
     with Rig(NOISE, concurrency=4, context=128, kv_tokens=256) as rig:
         for i in range(3):
@@ -346,7 +358,7 @@ def test_a_prompt_that_cannot_be_computed_in_time_is_not_gone_on_with() -> None:
     town.rig.assert_nothing_leaked()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(

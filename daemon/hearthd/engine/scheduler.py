@@ -157,6 +157,8 @@ class Scheduler:
         """
         if self.waiting:
             self._give_turns()
+        if self._leaving_seats:
+            self._clear_seats()
         selection, admitted = self._select()
         while selection.requests:
             reservation = self.store.reserve(selection.wants)
@@ -385,7 +387,7 @@ class Scheduler:
         self._put_back(request, selection)
 
     def _give_turns(self) -> None:
-        """Let classes that have waited too long have a turn, and seats be left that are wanted no more."""
+        """Let classes that have waited too long have a turn."""
         now = self.clock()
         oldest = self.waiting.oldest_by_level()
         for request in policy.due_a_turn(oldest, self._latest_turns, self._aging_seconds, now):
@@ -393,8 +395,6 @@ class Scheduler:
             self.waiting.remove(request)
             request.level = max(oldest)
             self.waiting.add(request)
-        if self._leaving_seats:
-            self._clear_seats()
 
     def _clear_seats(self) -> None:
         """Those that were to give way do, or stay where nobody is there for whom to."""
