@@ -60,3 +60,7 @@ def test_the_speed_of_prompts_alone_is_that_of_whole_chunks() -> None:
     assert costs.row_seconds is None
     costs.observe(0, 500, 1.0)
     assert costs.row_seconds == 0.002
+
+
+def test_steps_too_fast_for_the_clock_say_nothing() -> None:
+    assert measured(0.0, 0.0).prompt_rows(4, 0.05) == FIRST_PROMPT_ROWS

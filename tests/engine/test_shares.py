@@ -358,7 +358,7 @@ def test_a_prompt_that_cannot_be_computed_in_time_is_not_gone_on_with() -> None:
     town.rig.assert_nothing_leaked()
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(

@@ -106,7 +106,7 @@ class PromptCosts:
         else:
             each = self._beside or self._alone
             left = max(target_seconds, PLAIN_STEPS * plain) - plain
-        if each is None:
+        if not each:  # nothing was measured, or too fast for the clock
             return FIRST_PROMPT_ROWS
         return max(LEAST_PROMPT_ROWS, int(left / each))
 
