@@ -27,6 +27,7 @@ class Record:
     finish: str | None = None
     error: str | None = None  # its kind: "http_429 queue_full", "connection", "truncated"
     text: str = ""
+    copied: float | None = None  # of the text it was to repeat, the part that it did repeat
 
     @property
     def n_output(self) -> int:
@@ -90,10 +91,14 @@ class Client:
         self._session = session
         self._keep_text = keep_text
 
-    async def send(self, body: dict[str, Any]) -> Record:
-        """One request from start to end; whatever goes wrong is the record's `error`."""
+    async def send(self, body: dict[str, Any], record: Record | None = None) -> Record:
+        """One request from start to end; whatever goes wrong is the record's `error`.
+
+        `record` is filled while the answer comes, for those who watch it.
+        """
         payload = _encode(body)
-        record = Record(time.perf_counter())
+        record = record or Record(0.0)
+        record.sent_seconds = time.perf_counter()
         try:
             async with self._session.post(self._url, data=payload) as answer:
                 if answer.status == 200:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from random import Random
 from typing import Any
 
@@ -74,7 +75,7 @@ class PromptSource:
             head = self._head if first else []
             return head + random_ids(self._rng, work.prompt_tokens - len(head), work.id_range)
         assert isinstance(self._head, str)
-        head_text = self._head if first else ""
+        head_text = " ".join(filter(None, (work.order, self._head if first else "")))
         return await text_of_length(self._rng, work.prompt_tokens, self._count, head_text)
 
     async def _shared(self) -> Prompt:
@@ -135,14 +136,24 @@ class Load:
                 self._open.append(conversation)
             elif self._fresh:
                 self._open.append(self._fresh.popleft())
+            if self._work.pause_seconds:
+                await asyncio.sleep(self._work.pause_seconds)
 
     async def _turn(self, conversation: Conversation) -> None:
         prompt = conversation.ask()
         record = await self._client.send(
             request_body(self._work, self._model, prompt, conversation.messages)
         )
+        if self._work.order and isinstance(prompt, str):
+            record.copied = copied(prompt.removeprefix(self._work.order).strip(), record.text)
         self._records.append(record)
         conversation.hear(record.text)
+
+
+def copied(given: str, answer: str) -> float:
+    """How much of a text an answer repeats, from its start to the first letter that differs."""
+    pairs = zip(given, answer.lstrip(), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / max(1, len(given))
 
 
 def request_body(
@@ -173,7 +184,9 @@ async def run_load(endpoint: Endpoint, work: Work) -> LoadResult:
     """
     async with endpoint.session(work.timeout_seconds) as session:
         model = work.model or await endpoint.first_model(session)
-        client = Client(endpoint, session, chat=work.chat, keep_text=work.turns > 1)
+        client = Client(
+            endpoint, session, chat=work.chat, keep_text=work.turns > 1 or bool(work.order)
+        )
         tokenizer = ServerTokenizer(endpoint, session, model)
         if work.n_warmup:
             warm = replace(

@@ -33,6 +33,7 @@ class Report:
     total_tokens_per_second: float | None
     requests_per_second: float
     client_cores: float  # processor time of the client over the wall's
+    copied: float | None = None  # of the texts that were to be repeated, what was (mean)
 
     def metrics(self) -> dict[str, float | None]:
         """The figures that comparisons are made of."""
@@ -86,7 +87,12 @@ def make_report(result: LoadResult) -> Report:
         total_tokens_per_second=None if n_prompt is None else (n_output + n_prompt) / wall,
         requests_per_second=sum(r.ended_seconds <= ended for r in good) / wall,
         client_cores=result.client_cpu_seconds / wall,
+        copied=_mean([record.copied for record in good if record.copied is not None]),
     )
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _summary(values: Iterable[float | None]) -> Summary | None:
@@ -132,6 +138,8 @@ def as_text(report: Report) -> str:
         f"   total {'?' if total is None else f'{total:.1f}'} tok/s"
         f"   {report.requests_per_second:.2f} requests/s"
     )
+    if report.copied is not None:
+        lines.append(f"repeated {report.copied:.1%} of what was given")
     lines += [f"error {kind}: {n}" for kind, n in sorted(report.errors.items())]
     return "\n".join(lines)
 

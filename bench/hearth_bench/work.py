@@ -19,6 +19,9 @@ class Work:
     prompt_tokens: int = 128
     output_tokens: int = 128
     shared_tokens: int = 0  # at the start of the prompt, the same in every request
+    order: str = (
+        ""  # text before each prompt: "Repeat:"; how much of the rest comes back is reported
+    )
     tokenizer: Literal["ids", "auto"] = "ids"
     id_range: tuple[int, int] = (33, 127)  # token ids of prompts are drawn from [low, high)
     chat: bool = False
@@ -27,6 +30,7 @@ class Work:
     temperature: float = 0.0
     seed: int = 0
     n_warmup: int = 1
+    pause_seconds: float = 0.0  # of a client between an answer and its next request
     plain: bool = False  # leave out fields that OpenAI does not define
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of each request
     timeout_seconds: float = 600.0
@@ -61,12 +65,19 @@ def add_work_options(parser: argparse.ArgumentParser) -> None:
         metavar="LOW:HIGH",
         help="token ids to draw prompts from (default 33:127, sound in every common vocabulary)",
     )
+    add(
+        "--order",
+        default=default.order,
+        metavar="TEXT",
+        help="what each prompt begins with, such as Repeat:, and report how much is repeated",
+    )
     add("--chat", action="store_true", help="/v1/chat/completions instead of /v1/completions")
     add("--turns", type=_positive, default=1, help="turns of each conversation (implies --chat)")
     add("--chats", type=_positive, help="conversations that take turns (default: one a client)")
     add("--temperature", type=float, default=default.temperature)
     add("--seed", type=int, default=default.seed)
     add("--warmup", type=int, default=default.n_warmup, help="requests before the measurement")
+    add("--pause", type=float, default=0.0, help="seconds between an answer and the next request")
     add("--plain", action="store_true", help="send neither ignore_eos nor min_tokens")
     add("--extra", type=json.loads, default={}, metavar="JSON", help="more fields of each request")
     add("--timeout", type=float, default=default.timeout_seconds, help="seconds without a byte")
@@ -86,7 +97,8 @@ def work_from(given: argparse.Namespace) -> Work:
         prompt_tokens=given.prompt_tokens,
         output_tokens=given.output_tokens,
         shared_tokens=shared_tokens(given.shared_prefix, given.prompt_tokens),
-        tokenizer=given.tokenizer or ("auto" if chat else "ids"),
+        order=given.order,
+        tokenizer=given.tokenizer or ("auto" if chat or given.order else "ids"),
         id_range=given.ids,
         chat=chat,
         turns=given.turns,
@@ -94,6 +106,7 @@ def work_from(given: argparse.Namespace) -> Work:
         temperature=given.temperature,
         seed=given.seed,
         n_warmup=given.warmup,
+        pause_seconds=given.pause,
         plain=given.plain,
         extra=given.extra,
         timeout_seconds=given.timeout,
