@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 from hearth_backends.base import Reservation, SamplingParams
 from hearth_backends.kv.hashing import HashChain
 from hearthd.engine.costs import STALE_AFTER, StepCosts
-from hearthd.engine.drafting import (
-    PLAIN_EVERY,
-    DraftGate,
-    PromptLookup,
-    best_widths,
-)
+from hearthd.engine.drafting.gate import PLAIN_EVERY, DraftGate
+from hearthd.engine.drafting.lookup import PromptLookup
+from hearthd.engine.drafting.widths import best_widths
 from hearthd.engine.request import Limits, Request
 from hearthd.engine.step import StepPlan
 
@@ -78,12 +75,19 @@ def test_guesses_are_taken_where_they_pay_and_only_there() -> None:
             measured.observe(n_rows, seconds(n_rows))
         return measured
 
+    def widths(rates: list[float], lengths: list[int], cost: StepCosts, n_spare: int) -> list[int]:
+        chances = [
+            [rate ** (j + 1) for j in range(n)] for rate, n in zip(rates, lengths, strict=True)
+        ]
+        return best_widths(chances, cost, n_spare).widths
+
     flat, linear = costs(lambda n: 0.01 + 0.0001 * n), costs(lambda n: 0.01 * n)
-    assert best_widths([0.9], [8], flat, 8) == [8]
-    assert best_widths([0.9], [8], linear, 8) == [0]
-    assert best_widths([0.05], [8], costs(lambda n: 0.01 + 0.002 * n), 8) == [0]
-    assert best_widths([0.9, 0.2], [4, 4], flat, 4)[0] > best_widths([0.9, 0.2], [4, 4], flat, 4)[1]
-    assert sum(best_widths([0.9, 0.9], [8, 8], flat, 3)) == 3
+    assert widths([0.9], [8], flat, 8) == [8]
+    assert widths([0.9], [8], linear, 8) == [0]
+    assert widths([0.05], [8], costs(lambda n: 0.01 + 0.002 * n), 8) == [0]
+    most, least = widths([0.9, 0.2], [4, 4], flat, 4)
+    assert most > least
+    assert sum(widths([0.9, 0.9], [8, 8], flat, 3)) == 3
 
 
 def run(

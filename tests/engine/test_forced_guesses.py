@@ -10,7 +10,7 @@ from hearth_backends.base import Reservation, SamplingParams
 from hearth_backends.kv.hashing import HashChain
 from hearth_backends.sim.tokenizer import ByteTokenizer
 from hearthd import wire
-from hearthd.engine.drafting import DraftGate
+from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.grammar import GrammarFactory
 from hearthd.engine.request import Limits, Request
 from hearthd.engine.step import StepPlan
@@ -48,7 +48,7 @@ def test_what_a_grammar_forces_is_guessed_and_teaches_nothing() -> None:
     assert gate.propose([forced], [3], 50) == [list(b"for")]
     plan = StepPlan([forced], [3], [4], [3], [True], [0], NOTHING_RESERVED, 4, False)
     gate.observe(plan, [4], 0.010)
-    assert gate.counters.n_accepted == 3
+    assert gate.counters.accepted["grammar"] == 3
     assert gate.propose([forced], [0], 50) == [[]]
 
 

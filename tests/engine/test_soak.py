@@ -17,7 +17,7 @@ from sim_oracle import expected
 
 import hearth_backends
 from hearthd import wire
-from hearthd.engine.drafting import DraftGate
+from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.prefixes.file import SavedPrefix
 
 CANARY = str(Path(hearth_backends.__file__).parent / "canary" / "canary.gguf")

@@ -15,7 +15,7 @@ from hearth_backends.base import Lease, Stage
 from hearth_backends.sim.backend import SimBackend
 from hearth_backends.sim.clock import SimClock
 from hearthd import wire
-from hearthd.engine.drafting import Drafter
+from hearthd.engine.drafting.drafter import Drafter
 from hearthd.engine.intake import Intake
 from hearthd.engine.loader import LoadPlan, PlannedStage, assemble, plan_load
 

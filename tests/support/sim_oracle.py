@@ -118,8 +118,14 @@ class ScriptedDrafter:
     def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:
         """Scripted drafters learn nothing."""
 
+    def leave(self, request: Request) -> None:
+        """Nor do they care where requests sit."""
+
     def forget(self, request: Request) -> None:
         """Nor do they remember."""
+
+    def close(self) -> None:
+        """They hold nothing."""
 
     def _next(self, request: Request, limit: int) -> list[int]:
         draft: list[int] = []

@@ -87,6 +87,16 @@ class Grammar:
         if n_assumed:
             self._matcher.rollback(n_assumed)
 
+    def mask_after(self, row: NDArray[np.uint32], guessed: Sequence[int]) -> None:
+        """The mask of what may come after guesses that are taken to stand; nothing where they do not fit."""
+        n_assumed = self._matcher.try_consume_tokens(list(guessed))
+        if n_assumed == len(guessed):
+            self.mask(row)
+        else:
+            row[:] = 0
+        if n_assumed:
+            self._matcher.rollback(n_assumed)
+
     def accept(self, token: int) -> bool:
         """Go on by a token of the output; False, and broken from then on, when it does not fit."""
         return bool(self._matcher.consume_token(token))

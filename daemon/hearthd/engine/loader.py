@@ -24,7 +24,7 @@ from hearth_backends.kv.joint import JointStore
 from hearthd import wire
 from hearthd.engine import policy, tool_format
 from hearthd.engine.core import EngineCore
-from hearthd.engine.drafting import DraftGate
+from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.pipeline import Pipeline
 from hearthd.engine.prefixes.opening import open_tiers, ram_bytes
 from hearthd.engine.scheduler import Scheduler

@@ -18,7 +18,7 @@ from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Want
 from hearth_backends.errors import Unsupported
 from hearthd.engine import policy
 from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts
-from hearthd.engine.drafting import Drafter
+from hearthd.engine.drafting.drafter import Drafter
 from hearthd.engine.fairness import FairShare
 from hearthd.engine.flight import commit_decode, commit_mixed, launch, note_failure
 from hearthd.engine.prefixes.tiers import PrefixTiers
@@ -427,6 +427,8 @@ class Scheduler:
         self.running.remove(request)
         if request.started_seconds is None:  # it is charged when it is admitted again
             self.shares.charge(request, request.n_given - len(request.tokens))
+        if self.drafter is not None:
+            self.drafter.leave(request)
         self._forget(request)
         request.state = RequestState.WAITING
         self.waiting.add(request)

@@ -1,0 +1,188 @@
+"""ModelOffer: for whom, and how far, a draft model should guess; it pays for its own time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hearthd.engine.costs import StepCosts
+from hearthd.engine.drafting.acceptance import Acceptance
+from hearthd.engine.drafting.model import DraftModel
+from hearthd.engine.drafting.purse import Purse
+from hearthd.engine.drafting.widths import (
+    LEAST_GAIN,
+    MAX_DRAFT_TOKENS,
+    Depth,
+    Widths,
+    best_depth,
+    best_widths,
+)
+from hearthd.engine.request import Request
+
+LEAST_EXPECTED_TOKENS = 16
+"""Of an answer, still to come; one that is longer already is expected to go on for as long again."""
+LEAST_ROWS = 16
+"""Of tokens that the draft model has not seen: so many are computed in one step, however slow."""
+_FIRST_ROWS = 64  # before their cost is known
+_UNKNOWN_SHARE = 0.25  # of a plain step: what one of the draft model's is taken to cost at first
+_FADES = 0.999  # what is known of acceptance, with each step in which nothing was tried
+_MOST_SKIPPED = 16  # steps without a look at what the model could bring, when it brought nothing
+
+
+class Bid(NamedTuple):
+    """Requests that the model is to guess for, how far, what the others carry, and the promised gain."""
+
+    chosen: list[int]
+    n_tokens: int
+    others: Widths
+    gain: float
+
+
+class ModelOffer:
+    """Decides by acceptance and cost, and keeps the draft model at it."""
+
+    def __init__(self, model: DraftModel) -> None:
+        self.model = model
+        self.purse = Purse()
+        self._everybody = Acceptance(MAX_DRAFT_TOKENS)
+        self._acceptances: dict[int, Acceptance] = {}
+        self._plain_seconds = 0.0  # of the step that is being decided on
+        self._seconds = 0.0  # that the model took since they were last asked for
+        self._n_to_skip = 0
+        self._n_skipped_last = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model can guess, and there is something to be lost."""
+        return self.model.failure is None and self.purse.is_open
+
+    # --- the decision --------------------------------------------------------------------------
+
+    def bid(
+        self,
+        requests: Sequence[Request],
+        limits: Sequence[int],
+        chances: Sequence[Sequence[float]],
+        carried: Widths,
+        cost: StepCosts,
+        n_spare: int,
+    ) -> Bid | None:
+        """What the model should guess; None where the step does better without.
+
+        `chances`: of the guesses that there are already, the widths of which are `carried`. Where one
+        is at least as likely to stand as the model's would be, it is left: it costs nothing.
+        """
+        if self._n_to_skip:
+            self._n_to_skip -= 1
+            return None
+        self._plain_seconds = cost.of(len(requests)) or 0.0
+        own = [
+            self._chances(request, limit) for request, limit in zip(requests, limits, strict=True)
+        ]
+        own = [row if row and row[0] > max(theirs[:1], default=0.0) else []
+               for row, theirs in zip(own, chances, strict=True)]  # fmt: skip
+        if not any(own):
+            return None
+        left = [[] if row else theirs for row, theirs in zip(own, chances, strict=True)]
+        others = best_widths(left, cost, n_spare)
+        n_left = n_spare - sum(others.widths)
+        depth = best_depth(own, others, cost, self._draft_seconds, n_left)
+        if depth.gain <= max(carried.gain, LEAST_GAIN):
+            self._n_skipped_last = min(_MOST_SKIPPED, 1 + 2 * self._n_skipped_last)
+            self._n_to_skip = self._n_skipped_last
+            return None
+        self._n_skipped_last = 0
+        chosen = self._worth_following(requests, depth)
+        return Bid(chosen, depth.n_tokens, others, depth.gain) if chosen else None
+
+    def _chances(self, request: Request, limit: int) -> list[float]:
+        limit = min(limit, self.model.room(request))
+        return self._acceptance(request).chances(range(limit)) if limit > 0 else []
+
+    def _draft_seconds(self, n_requests: int) -> float:
+        seconds = self.model.costs.of(n_requests)
+        return _UNKNOWN_SHARE * self._plain_seconds if seconds is None else seconds
+
+    def _worth_following(self, requests: Sequence[Request], depth: Depth) -> list[int]:
+        """Of the chosen ones, those whose tokens the model has seen, or should see."""
+        token_seconds = self._plain_seconds / len(requests)
+        chosen: list[int] = []
+        for i in depth.chosen:
+            request = requests[i]
+            catch_up_seconds = self.model.n_behind(request) * self._row_seconds
+            n_left = request.n_most - len(request.tokens)
+            n_expected = min(n_left, max(request.n_output, LEAST_EXPECTED_TOKENS))
+            if pays_to_follow(catch_up_seconds, n_expected * token_seconds, depth.gain):
+                chosen.append(i)
+        return chosen
+
+    @property
+    def _row_seconds(self) -> float:
+        """Of a row that catches up."""
+        known = self.model.row_seconds
+        return self._plain_seconds / _FIRST_ROWS if known is None else known
+
+    # --- at work -------------------------------------------------------------------------------
+
+    def guess(self, requests: Sequence[Request], n_tokens: int) -> list[list[int]]:
+        """The model's guesses, at most n_tokens for each; none yet for those it is far behind of."""
+        began = self.model.clock()
+        n_rows = max(LEAST_ROWS, int(self._plain_seconds / self._row_seconds))
+        if self.model.row_seconds is None:
+            n_rows = _FIRST_ROWS
+        ready = self.model.follow(requests, n_rows)
+        depths = [
+            min(n_tokens, self.model.room(request), request.n_most - len(request.tokens) - 1)
+            if is_ready
+            else 0
+            for request, is_ready in zip(requests, ready, strict=True)
+        ]
+        drafts = self.model.guess(requests, depths)
+        self._seconds += self.model.clock() - began
+        return drafts
+
+    def take_seconds(self) -> float:
+        """Seconds that the model took since this was last asked for."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def settle(self, plain_steps: float, steps_spent: float, *, guessed: bool) -> None:
+        """A step has brought the tokens of so many plain ones, and taken the time of so many."""
+        self.purse.earn(plain_steps)
+        if guessed:
+            self.purse.settle(plain_steps - steps_spent)
+        else:
+            self._everybody.fade(_FADES)
+
+    def learn(self, request: Request, n_guessed: int, n_accepted: int) -> None:
+        """Of the model's tokens for a request, so many stood."""
+        self._acceptance(request).observe(range(n_guessed), n_accepted)
+
+    def _acceptance(self, request: Request) -> Acceptance:
+        known = self._acceptances.get(request.id)
+        if known is None:
+            known = self._acceptances[request.id] = Acceptance(MAX_DRAFT_TOKENS, self._everybody)
+        return known
+
+    # --- requests that go ----------------------------------------------------------------------
+
+    def leave(self, request: Request) -> None:
+        """The request gives up its seat; it may come back."""
+        self.model.leave(request)
+
+    def forget(self, request: Request) -> None:
+        """The request is over."""
+        self._acceptances.pop(request.id, None)
+        self.model.forget(request)
+
+    def close(self) -> None:
+        """Free the model; idempotent."""
+        self.model.close()
+
+
+def pays_to_follow(catch_up_seconds: float, rest_seconds: float, gain: float) -> bool:
+    """Whether computing what the model has not seen is worth it for an answer that takes so long yet.
+
+    Half of what may be saved may be spent.
+    """
+    return catch_up_seconds < rest_seconds * (1.0 - 1.0 / gain) / 2.0

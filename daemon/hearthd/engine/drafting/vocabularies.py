@@ -1,0 +1,29 @@
+"""Vocabularies: whether the tokens of two models stand for the same, and what differs where they do not."""
+
+from __future__ import annotations
+
+from hearth_backends.base import Tokenizer
+
+
+def difference(ours: Tokenizer, theirs: Tokenizer) -> str | None:
+    """What differs first, in words; None where every token that both have is the same.
+
+    One may have more tokens than the other, as models padded to round numbers do, while they are no text.
+    """
+    n_both = min(ours.n_vocab, theirs.n_vocab)
+    for token in range(n_both):
+        mine, other = ours.piece(token, special=True), theirs.piece(token, special=True)
+        if mine != other:
+            return f"token {token} is {_shown(mine)} in one and {_shown(other)} in the other"
+    larger = ours if ours.n_vocab > n_both else theirs
+    for token in range(n_both, larger.n_vocab):
+        if larger.piece(token):
+            return (
+                f"one has {n_both} tokens, the other {larger.n_vocab}, and token {token} of those "
+                f"is {_shown(larger.piece(token))}"
+            )
+    return None
+
+
+def _shown(piece: bytes) -> str:
+    return repr(piece.decode("utf-8", "backslashreplace"))
