@@ -34,7 +34,7 @@ from hearth_backends.errors import (
 from hearth_backends.gguf.context import BatchBuffers, Context
 from hearth_backends.gguf.llama import VERSION, Model, collected_errors
 from hearth_backends.gguf.readout import HiddenReadout
-from hearth_backends.gguf.state import StateTag, pack_state, unpack_state
+from hearth_backends.kv.exported import StateTag, pack_state, unpack_state
 from hearth_backends.sampling import sample
 
 NAME = "gguf"

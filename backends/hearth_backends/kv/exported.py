@@ -1,4 +1,4 @@
-"""Exported sequence states: llama.cpp's bytes behind a tag that says what they belong to."""
+"""Exported sequence states: a backend's bytes behind a tag that says what they belong to."""
 
 from __future__ import annotations
 
