@@ -34,15 +34,16 @@ class Endpoint:
 
     @asynccontextmanager
     async def session(self, timeout_seconds: float) -> AsyncIterator[aiohttp.ClientSession]:
-        """A session with as many connections as are asked for.
+        """A session with as many connections as are asked for, one for each request.
 
+        (llama-server ends a connection after a stream, though its headers offer to keep it.)
         `timeout_seconds` bounds the wait for the next bytes of an answer.
         """
         connector: aiohttp.BaseConnector
         if self.socket is None:
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
         else:
-            connector = aiohttp.UnixConnector(path=self.socket, limit=0)
+            connector = aiohttp.UnixConnector(path=self.socket, limit=0, force_close=True)
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"

@@ -94,6 +94,9 @@ def as_text(comparison: Comparison) -> str:
         better = "higher" if figure.higher_is_better else "lower"
         lines.append(f"{name:<16}{a:>10}{b:>10}   {ratio:<32}{better}")
     for name, side in zip("AB", zip(*comparison.reports, strict=True), strict=True):
+        shares = [report.copied for report in side if report.copied is not None]
+        if shares:
+            lines.append(f"{name} repeated {sum(shares) / len(shares):.1%} of what was given")
         for report in side:
             lines += [f"error in {name}: {kind}: {n}" for kind, n in sorted(report.errors.items())]
     return "\n".join(lines)
