@@ -45,6 +45,19 @@ class StageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     layers: tuple[int, int] | None = None  # None: all
 
 
+class DraftConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model that guesses for another, in the same engine; its room is that of the other."""
+
+    name: str  # as the configuration calls it, or its path
+    path: str
+    backend: str | None = None
+    device: str = "cpu:0"
+    stages: list[StageConfig] = []
+    kv_dtype: str = "f16"
+    threads: int | None = None
+    options: dict[str, Any] = {}
+
+
 class Load(Frame, frozen=True):
     """Which model to load, and how; the first frame an engine gets."""
 
@@ -65,6 +78,7 @@ class Load(Frame, frozen=True):
     prefix_ram_bytes: int | None = None  # of host memory for idle prefixes; None: decided
     prefix_disk_bytes: int = 0  # of files for prefixes that outlive the engine
     prefix_folder: str | None = None  # where those are; None: nowhere
+    draft: DraftConfig | None = None  # what guesses for it, besides its own text
     options: dict[str, Any] = {}  # of the backend
 
 
@@ -121,6 +135,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     weights_bytes: int
     rss_bytes: int | None = None  # of the engine after the load
     tool_format: ToolFormat | None = None  # that its chat template teaches
+    draft: str | None = None  # the model that guesses for it
 
 
 class Ready(Frame, frozen=True):
@@ -368,6 +383,11 @@ class Beat(Frame, frozen=True):
     n_recalls: int = 0  # requests that went on after a copy
     n_disk_recalls: int = 0  # of these, those whose copy came from a file
     n_recalled_tokens: int = 0
+    n_drafted: dict[str, int] = {}  # tokens guessed, by whose guess: lookup, model, grammar
+    n_draft_accepted: dict[str, int] = {}  # of these, those that stood
+    draft_gain: float | None = None  # decoding speed over that without guesses, lately
+    draft_model_seconds: float = 0.0  # that the draft model took
+    draft_failure: str | None = None  # why the draft model guesses no more
 
 
 ToEngine: TypeAlias = (

@@ -67,6 +67,23 @@ def test_paths_are_relative_to_where_they_are_written(tmp_path: Path) -> None:
     assert config.state == f"{tmp_path}/etc/s"
 
 
+def test_what_drafts_is_a_model_or_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "etc/hearthd.toml"
+    file.parent.mkdir()
+    given = {
+        "a": "b", "b": "x/small.gguf", "c": "small.gguf", "d": "canary", "e": "sim:seed=2",
+    }  # fmt: skip
+    file.write_text("".join(f'[models.{m}]\ndraft = "{draft}"\n' for m, draft in given.items()))
+    config = load(Flags(config=str(file)), {"HOME": "/h"}, 1000).config
+    assert {name: model.draft for name, model in config.models.items()} == {
+        "a": "b",
+        "b": f"{tmp_path}/etc/x/small.gguf",
+        "c": f"{tmp_path}/etc/small.gguf",
+        "d": "builtin:canary",
+        "e": "sim:seed=2",
+    }
+
+
 def test_a_users_own_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "hearthd/hearthd.toml"
     file.parent.mkdir()

@@ -104,6 +104,27 @@ def test_prefixes_beyond_memory_are_told_by_where_they_are() -> None:
 TIERS = ("ram", "disk")
 
 
+def test_guesses_are_told_by_whose_they_are() -> None:
+    metrics = Metrics()
+    beat = wire.Beat(
+        0, 0, 64, None, 9, 9, 9, 9, 0, 0,
+        n_drafted={"lookup": 8, "model": 5},
+        n_draft_accepted={"lookup": 7, "model": 2},
+        draft_gain=1.5,
+        draft_model_seconds=0.25,
+    )  # fmt: skip
+    silent = wire.Beat(0, 0, 64, None, 9, 9, 9, 9, 0, 0)
+    metrics.watch(lambda: [Model("a", beat=beat), Model("b"), Model("c", beat=silent)])
+    seen = _scrape(metrics)
+    drafted, accepted = "hearth_drafted_tokens_total", "hearth_draft_accepted_tokens_total"
+    assert seen[drafted, _labels(model="a", drafter="lookup")] == 8
+    assert seen[accepted, _labels(model="a", drafter="model")] == 2
+    assert seen["hearth_draft_gain", _labels(model="a")] == 1.5
+    assert seen["hearth_draft_model_seconds_total", _labels(model="a")] == 0.25
+    assert ("hearth_draft_gain", _labels(model="c")) not in seen
+    assert ("hearth_draft_model_seconds_total", _labels(model="b")) not in seen
+
+
 def test_http_answers_are_counted_by_route() -> None:
     metrics = Metrics()
     metrics.count_http("/v1/models", "GET", 200)

@@ -47,6 +47,15 @@ def test_models_as_a_table(box: FakeBox, capsys: pytest.CaptureFixture[str]) -> 
     assert text.splitlines()[-1] == "broken: 120 of 480 [31mtensors"
 
 
+def test_models_that_others_guess_for(box: FakeBox, capsys: pytest.CaptureFixture[str]) -> None:
+    large = {"id": "large", "hearth": {"state": "ready", "draft": "small"}}
+    lost = {"id": "lost", "hearth": {"draft": "small", "draft_failure": "no\nroom"}}
+    box.models = [MODEL, large, lost]
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["large: small guesses for it", "lost: small guesses no more: no room"]
+
+
 def test_models_as_json(box: FakeBox, capsys: pytest.CaptureFixture[str]) -> None:
     box.models = [MODEL, LOADING]
     assert main(["models", "--json"]) == 0

@@ -49,6 +49,13 @@ def room(model: ModelDetails) -> str:
     return f"{or_dash(model.context)} x {or_dash(model.concurrency)}"
 
 
+def draft(model: ModelDetails) -> str:
+    """Which model guesses for it, or why it does no more."""
+    if model.draft_failure is not None:
+        return f"{or_dash(model.draft)} guesses no more: {model.draft_failure}"
+    return f"{or_dash(model.draft)} guesses for it"
+
+
 def short_digest(digest: str | None) -> str:
     """Enough of a digest to tell models apart; the name of the hash is left out."""
     return UNKNOWN if digest is None else digest.rpartition(":")[2][:8]

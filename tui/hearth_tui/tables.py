@@ -86,6 +86,15 @@ def failures(models: Iterable[Model]) -> list[Text]:
     ]
 
 
+def drafts(models: Iterable[Model]) -> list[Text]:
+    """One line for each model that another one guesses for."""
+    return [
+        Text(one_line(f"{model.id}: {figures.draft(model.hearth)}"))
+        for model in models
+        if model.hearth.draft
+    ]
+
+
 def _table(*columns: tuple[str, JustifyMethod]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name, justify in columns:

@@ -29,6 +29,8 @@ class ModelDetails(msgspec.Struct, frozen=True):
     n_restarts: int | None = None
     engine_pid: int | None = None
     engine_rss_bytes: int | None = None
+    draft: str | None = None  # the model that guesses for it
+    draft_failure: str | None = None
 
 
 class Model(msgspec.Struct, frozen=True):

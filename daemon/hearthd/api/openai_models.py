@@ -54,6 +54,10 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool | None = None
     tool_format: wire.ToolFormat | None = None
     weights_bytes: int | None = None
+    draft: str | None = None
+
+    # And what it has said since.
+    draft_failure: str | None = None
 
 
 _TOLD = tuple(
@@ -111,6 +115,7 @@ def describe(status: ModelStatus) -> Model:
         n_running=status.n_running,
         n_waiting=status.n_waiting,
         n_restarts=status.n_restarts,
+        draft_failure=None if status.beat is None else status.beat.draft_failure,
         **_told(info),
     )
     return Model(

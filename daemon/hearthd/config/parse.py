@@ -7,7 +7,7 @@ import ipaddress
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def parse(values: Layer, defaults: DefaultPaths) -> Config:
             values[key] = _absolute(value)
         elif len(key) == 3 and key[0] == "models" and key[2] == "path":
             values[key] = _model_path(value)
+        elif len(key) == 3 and key[0] == "models" and key[2] == "draft":
+            values[key] = _draft(value, {key[1] for key in values if key[0] == "models"})
     config: Config = _section(Config, (), values)
     if not config.models:
         config = msgspec.structs.replace(config, models={"canary": ModelConfig()})
@@ -175,6 +177,15 @@ def _model_path(value: Value) -> Value:
     return _absolute(value)
 
 
+def _draft(value: Value, models: Collection[str]) -> Value:
+    """The name of a model as it is; what can only be a path as a model's path."""
+    given = value.value
+    if not isinstance(given, str) or given in models:
+        return value
+    is_path = given == "canary" or "/" in given or ":" in given or given.endswith(".gguf")
+    return _model_path(value) if is_path else value
+
+
 def _check(config: Config, values: Layer) -> None:
     """What the types cannot say; raises ConfigError."""
     listen = values.get(("listen",), Value(config.listen, Source("default", Path())))
@@ -191,6 +202,7 @@ def _check(config: Config, values: Layer) -> None:
         )
     _check_names(config, values)
     _check_keys(config, values)
+    _check_drafts(config, values)
     if len(config.socket.encode()) > MAX_SOCKET_PATH_BYTES:
         raise _wrong(
             values[("socket",)],
@@ -235,6 +247,20 @@ def _check_keys(config: Config, values: Layer) -> None:
 def dotted(key: Iterable[str]) -> str:
     """A key as TOML writes it."""
     return ".".join(part if re.fullmatch(r"[\w-]+", part) else f'"{part}"' for part in key)
+
+
+def _check_drafts(config: Config, values: Layer) -> None:
+    """A model that guesses for another is a file, or another model that there is."""
+    for name, model in config.models.items():
+        draft, at = model.draft, ("models", name, "draft")
+        if draft is None:
+            continue
+        if draft == name:
+            raise _wrong(values[at], at, "a model cannot draft for itself")
+        if draft not in config.models and "/" not in draft and ":" not in draft:
+            near = difflib.get_close_matches(draft, config.models, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise _wrong(values[at], at, f"there is no model {draft!r}{hint}")
 
 
 def _unknown(source: Source, key: Key, known: Iterable[str]) -> ConfigError:

@@ -50,6 +50,7 @@ class ModelConfig(Section, frozen=True):
     context: Count | None = None  # tokens of one sequence; unset: what memory holds
     concurrency: Count = 16  # sequences at once
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
+    draft: str | None = None  # guesses for it: another model's name, a file, or "canary"
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
     prefix_ram: Size | None = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class Revision:
     number: int
     config: ModelConfig
     replicas: tuple[Replica, ...]
+    draft: wire.DraftConfig | None = None
 
     def load_frame(
         self, name: str, budget_bytes: int | None, prefix_folder: Path | None = None
@@ -32,10 +33,7 @@ class Revision:
             path=config.path,
             backend=config.backend,
             device=config.devices[0],
-            stages=[
-                wire.StageConfig(stage.backend, stage.device, stage.layers)
-                for stage in config.stages
-            ],
+            stages=_stages(config),
             context=config.context,
             concurrency=config.concurrency,
             kv_tokens=config.kv_tokens,
@@ -48,8 +46,30 @@ class Revision:
             prefix_ram_bytes=config.prefix_ram,
             prefix_disk_bytes=config.prefix_disk,
             prefix_folder=None if prefix_folder is None else str(prefix_folder),
+            draft=self.draft,
             options=config.options,
         )
+
+
+def draft_config(config: ModelConfig, models: Mapping[str, ModelConfig]) -> wire.DraftConfig | None:
+    """What guesses for a model: one of `models`, or a file with every default."""
+    if config.draft is None:
+        return None
+    draft = models.get(config.draft) or ModelConfig(path=config.draft)
+    return wire.DraftConfig(
+        name=config.draft,
+        path=draft.path,
+        backend=draft.backend,
+        device=draft.devices[0],
+        stages=_stages(draft),
+        kv_dtype=draft.kv_dtype,
+        threads=draft.threads,
+        options=draft.options,
+    )
+
+
+def _stages(config: ModelConfig) -> list[wire.StageConfig]:
+    return [wire.StageConfig(stage.backend, stage.device, stage.layers) for stage in config.stages]
 
 
 @dataclass(slots=True)

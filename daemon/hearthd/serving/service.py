@@ -16,7 +16,7 @@ from hearthd.config.schema import ModelConfig
 from hearthd.errors import DeadlineExceeded, HearthError, ShuttingDown
 from hearthd.serving.admission import Admission, Place
 from hearthd.serving.call import Answer, Call
-from hearthd.serving.deployments import Deployment, Deployments, Revision
+from hearthd.serving.deployments import Deployment, Deployments, Revision, draft_config
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.principal import LEVELS, LOCAL, Principal
 from hearthd.serving.quota import Quota, Size, Standing
@@ -61,7 +61,7 @@ class Serving:
         self._idle = asyncio.Event()
         self._idle.set()
         self._deployments = Deployments(
-            (self._deployment(name, config, queue_limit), config.aliases)
+            (self._deployment(name, models, queue_limit), config.aliases)
             for name, config in models.items()
         )
 
@@ -235,8 +235,11 @@ class Serving:
 
     # --- parts ---------------------------------------------------------------------------------
 
-    def _deployment(self, name: str, config: ModelConfig, queue_limit: int) -> Deployment:
-        revision = Revision(1, config, (Replica(name, self._over),))
+    def _deployment(
+        self, name: str, models: Mapping[str, ModelConfig], queue_limit: int
+    ) -> Deployment:
+        draft = draft_config(models[name], models)
+        revision = Revision(1, models[name], (Replica(name, self._over),), draft)
         return Deployment(name, int(time.time()), Admission(name, queue_limit), revision)
 
     def _over(self, generation: Generation) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from hearthd import __version__, wire
+from hearthd.telemetry.drafts import draft_metrics
 from hearthd.telemetry.timeline import RequestTimeline
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -207,6 +208,7 @@ class _ModelCollector(Collector):
             restarts.add_metric((model.name,), model.n_restarts)
         yield restarts
         yield from _prefixes(models)
+        yield from draft_metrics(models)
 
 
 class _KeyCollector(Collector):

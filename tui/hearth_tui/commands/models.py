@@ -31,13 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_models(models: list[Model]) -> None:
-    """The table, and below it what is wrong with whom."""
-    from hearth_tui.tables import failures, make_console, models_table
+    """The table, and below it who guesses for whom and what is wrong with whom."""
+    from hearth_tui.tables import drafts, failures, make_console, models_table
 
     if not models:
         print("the box has no models", file=sys.stderr)
         return
     console = make_console()
     console.print(models_table(models))
-    for line in failures(models):
+    for line in (*drafts(models), *failures(models)):
         console.print(line)
