@@ -11,6 +11,7 @@ from hearth_backends.errors import ModelFileError, Unsupported
 
 BACKENDS = {
     "gguf": "hearth_backends.gguf.backend:GgufBackend",
+    "onnx": "hearth_backends.onnx.backend:OnnxBackend",
     "sim": "hearth_backends.sim.backend:SimBackend",
 }
 """Backend name to "module:class"."""
@@ -60,4 +61,4 @@ def _builtin(name: str) -> str:
 
 def candidates(model: LoadedModel) -> list[str]:
     """Names of the backends that read this model's format, best first."""
-    return {"gguf": ["gguf"], "sim": ["sim"]}.get(model.spec.format, [])
+    return {"gguf": ["gguf", "onnx"], "sim": ["sim"]}.get(model.spec.format, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType
@@ -16,6 +16,8 @@ from hearth_backends.weights.gguf_header import Header, StoredTensor, parse_head
 from hearth_backends.weights.gguf_names import CANONICAL, Layout
 from hearth_backends.weights.gguf_spec import spec_from_header
 from hearth_backends.weights.spec import ModelSpec, TensorInfo
+
+T = TypeVar("T", bound=np.generic)
 
 SAMPLE_BYTES = 64 * 1024
 """Of every tensor, as much as this goes into the digest."""
@@ -79,7 +81,7 @@ class GgufFile:
         values = self._dequantize(*self.stored(info.stored_name))
         if self._layout.norm_plus_one and name.endswith("norm.weight"):
             return values - np.float32(1)
-        n_heads = self._interleaved_heads(info)
+        n_heads = self.interleaved_heads(name)
         return values if n_heads is None else to_halves(values, n_heads)
 
     def rows(self, name: str, indices: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -103,18 +105,18 @@ class GgufFile:
         except NotImplementedError:
             raise Unsupported(f"{self.path}: no reader for tensors of type {kind.name}") from None
 
-    def _interleaved_heads(self, info: TensorInfo) -> int | None:
+    def interleaved_heads(self, name: str) -> int | None:
         """The heads of a tensor whose rows lie in interleaved order; None for all others."""
         if not self._layout.interleaved_rope:
             return None
-        if ".self_attn.q_proj." in info.name:
+        if ".self_attn.q_proj." in name:
             return self.spec.n_heads
-        if ".self_attn.k_proj." in info.name:
+        if ".self_attn.k_proj." in name:
             return self.spec.n_kv_heads
         return None
 
 
-def to_halves(values: NDArray[np.float32], n_heads: int) -> NDArray[np.float32]:
+def to_halves(values: NDArray[T], n_heads: int) -> NDArray[T]:
     """Rows from interleaved pairs (llama.cpp) to rotate-half order (Hugging Face); [out, ...]."""
     if values.shape[0] % (2 * n_heads):
         raise ModelFileError(f"{values.shape[0]} rows are no {n_heads} heads of pairs")

@@ -1,0 +1,1 @@
+"""ONNX Runtime: decoder graphs built here from a model's own weights."""

@@ -1,0 +1,218 @@
+"""Linear kinds: how a matrix is stored, and the nodes that multiply by it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from hearth_backends.base import Support
+from hearth_backends.errors import Unsupported
+from hearth_backends.onnx import quantize
+from hearth_backends.onnx.graph import MICROSOFT, Arrays, Graph, Weight
+from hearth_backends.onnx.matrix import Matrix
+from hearth_backends.weights.reader import TensorReader
+from hearth_backends.weights.spec import ModelSpec
+
+KINDS = ("file", "fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128")
+"""Names that the configuration takes as `weights`.
+
+file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, to the bit; fp32 for
+          F32, F16 and BF16; int8-32 for every other type
+fp32      float32, the reference
+fp16      float16 throughout
+int8      8 bits with one scale for each output; activations in 8 bits with one scale for each row
+int8-32   8 bits in blocks of 32
+int4-32   4 bits in blocks of 32
+int4-128  4 bits in blocks of 128
+"""
+
+_PLAIN_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
+
+
+def support(kind: str) -> Support:
+    """Whether there is such a kind."""
+    if kind in KINDS:
+        return Support(True)
+    return Support(False, f"it knows no weights of the kind {kind!r}; it knows {', '.join(KINDS)}")
+
+
+def kind_of(kind: str, matrix: Matrix, model: ModelSpec) -> str:
+    """What "file" comes to for one matrix; every other kind is the same for all."""
+    if kind != "file":
+        return kind
+    types = {model.tensors[part.tensor].dtype for part in matrix.parts}
+    if types <= _PLAIN_TYPES:
+        return "fp32"
+    return "int4-32" if types == {"Q4_0"} else "int8-32"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor [rows, n] of the graph; where `row_scale` is given, still to be multiplied by it [rows, 1]."""
+
+    name: str
+    row_scale: str | None = None
+
+
+def settled(graph: Graph, value: Value) -> str:
+    """The value with nothing left to multiply."""
+    if value.row_scale is None:
+        return value.name
+    return graph.node("Mul", [value.name, value.row_scale])
+
+
+class Linear(ABC):
+    """One kind, within one graph."""
+
+    @abstractmethod
+    def emit(self, graph: Graph, x: Value, matrix: Matrix, bias: Matrix | None = None) -> Value:
+        """x [rows, n_columns] times the matrix, plus a bias [n_out]."""
+
+
+def make_linear(kind: str, rows: str) -> Linear:
+    """The kind of that name for values of so many rows (a dimension's name); raises Unsupported."""
+    if kind in ("fp32", "fp16"):
+        return FloatLinear()
+    if kind == "int8":
+        return RowQuantizedLinear(rows)
+    if kind in _BLOCKS:
+        return BlockLinear(*_BLOCKS[kind])
+    raise Unsupported(support(kind).reason or f"{kind!r} stands for several kinds")
+
+
+_BLOCKS = {"int8-32": (8, 32), "int4-32": (4, 32), "int4-128": (4, 128)}
+
+
+def emit_vector(graph: Graph, vector: Matrix, offset: float = 0.0) -> str:
+    """A bias or the weights of a norm, as an initializer."""
+
+    def make(reader: TensorReader) -> Arrays:
+        return ((vector.read(reader) + np.float32(offset)).astype(graph.float_type),)
+
+    return graph.bundle(make, Weight(vector.name, graph.float_type, (vector.n_out,)))[0]
+
+
+class FloatLinear(Linear):
+    """Floating point numbers of the graph's own type."""
+
+    def emit(self, graph: Graph, x: Value, matrix: Matrix, bias: Matrix | None = None) -> Value:
+        """See Linear."""
+        kind = graph.float_type
+
+        def make(reader: TensorReader) -> Arrays:
+            return (np.ascontiguousarray(matrix.read(reader).astype(kind).T),)
+
+        shape = (matrix.n_columns, matrix.n_out)
+        (weight,) = graph.bundle(make, Weight(matrix.name, kind, shape))
+        y = graph.node("MatMul", [settled(graph, x), weight])
+        if bias is not None:
+            y = graph.node("Add", [y, emit_vector(graph, bias)])
+        return Value(y)
+
+
+class BlockLinear(Linear):
+    """Blocks of integers along the input, each with a scale; activations are quantized by the kernel."""
+
+    def __init__(self, bits: int, block: int) -> None:
+        self._bits = bits
+        self._block = block
+
+    def emit(self, graph: Graph, x: Value, matrix: Matrix, bias: Matrix | None = None) -> Value:
+        """See Linear."""
+        n_blocks = -(-matrix.n_columns // self._block)
+        names = graph.bundle(
+            lambda reader: self._make(reader, matrix),
+            Weight(
+                f"{matrix.name}.q{self._bits}",
+                np.dtype(np.uint8),
+                (matrix.n_out, n_blocks, self._block * self._bits // 8),
+            ),
+            Weight(f"{matrix.name}.scales", np.dtype(np.float32), (matrix.n_out, n_blocks)),
+        )
+        inputs = [settled(graph, x), *names]
+        if bias is not None:
+            inputs += ["", "", emit_vector(graph, bias)]
+        return Value(
+            graph.node(
+                "MatMulNBits",
+                inputs,
+                domain=MICROSOFT,
+                K=matrix.n_columns,
+                N=matrix.n_out,
+                bits=self._bits,
+                block_size=self._block,
+                accuracy_level=INT8_ACTIVATIONS,
+            )
+        )
+
+    def _make(self, reader: TensorReader, matrix: Matrix) -> Arrays:
+        stored = matrix.blocks(reader) if self._block == 32 else None
+        if stored is not None and (stored.kind, self._bits) == ("Q4_0", 4):
+            return quantize.int4_from_q4_0(stored)
+        if stored is not None and (stored.kind, self._bits) == ("Q8_0", 8):
+            return quantize.int8_from_q8_0(stored)
+        make = quantize.int4_blocks if self._bits == 4 else quantize.int8_blocks
+        return make(matrix.read(reader), self._block)
+
+
+INT8_ACTIVATIONS = 4
+"""MatMulNBits' accuracy_level: products of 8-bit integers."""
+
+
+ZEROS = "zeros_of_"
+"""Begins the name of an input [rows] that is 128 throughout; the dimension's name follows."""
+
+
+class RowQuantizedLinear(Linear):
+    """8-bit weights with a scale for each output, 8-bit activations with a scale for each row.
+
+    A row's scale is the row's own, so that what it becomes does not depend on its neighbours. Activations
+    are unsigned around 128: ONNX Runtime's kernels for signed ones are many times slower.
+    """
+
+    def __init__(self, rows: str) -> None:
+        self._rows = rows
+        self._quantized: dict[str, tuple[str, str]] = {}  # by value: integers, row scales
+
+    def emit(self, graph: Graph, x: Value, matrix: Matrix, bias: Matrix | None = None) -> Value:
+        """See Linear; the row's scale is left to be multiplied, unless there is a bias."""
+        integers, scale = self._quantize(graph, x.name)
+        weight, column_scales = graph.bundle(
+            lambda reader: quantize.int8_channels(matrix.read(reader)),
+            Weight(f"{matrix.name}.q8", np.dtype(np.int8), (matrix.n_columns, matrix.n_out)),
+            Weight(f"{matrix.name}.scales", np.dtype(np.float32), (matrix.n_out,)),
+        )
+        y = graph.node(
+            "MatMulIntegerToFloat",
+            [
+                integers,
+                weight,
+                graph.constant("one", 1.0, np.float32),
+                column_scales,
+                graph.constant("zero_128", 128, np.uint8),
+                graph.constant(f"zeros_{matrix.n_out}", np.zeros(matrix.n_out), np.int8),
+            ],
+            domain=MICROSOFT,
+        )
+        if x.row_scale is not None:
+            scale = graph.node("Mul", [scale, x.row_scale])
+        if bias is None:
+            return Value(y, scale)
+        y = graph.node("Mul", [y, scale])
+        return Value(graph.node("Add", [y, emit_vector(graph, bias)]))
+
+    def _quantize(self, graph: Graph, x: str) -> tuple[str, str]:
+        """Rows as integers, and their scales [rows, 1]; once for every value."""
+        if x in self._quantized:
+            return self._quantized[x]
+        last_axis = graph.constant("last_axis", [-1], np.int64)
+        peak = graph.node("ReduceMax", [graph.node("Abs", [x]), last_axis], keepdims=1)
+        scale = graph.node("Mul", [peak, graph.constant("one_127th", 1 / 127, np.float32)])
+        scale = graph.node("Max", [scale, graph.constant("tiny", 1e-12, np.float32)])
+        flat = graph.node("Reshape", [scale, last_axis])
+        zeros = graph.input(ZEROS + self._rows, np.uint8, (self._rows,))
+        integers = graph.node("QuantizeLinear", [x, flat, zeros], axis=0)
+        self._quantized[x] = (integers, scale)
+        return integers, scale

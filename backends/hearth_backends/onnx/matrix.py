@@ -1,0 +1,104 @@
+"""Matrix: one weight of the graph, put together from the model's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearth_backends.weights.reader import Blocks, TensorReader
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Rows (or columns) of a tensor that are heads, and the length that each is filled up to.
+
+    ONNX Runtime's attention takes heads of multiples of 16. Where they are rotated, each half is filled
+    up on its own, so that pairs stay pairs.
+    """
+
+    n: int
+    dim: int
+    padded: int
+    rotated: bool = False
+
+    def fill(self, values: F32) -> F32:
+        """[n * dim, ...] to [n * padded, ...], zeros in between."""
+        if self.dim == self.padded:
+            return values
+        n_parts = 2 if self.rotated else 1
+        source = values.reshape(self.n * n_parts, self.dim // n_parts, -1)
+        filled = np.zeros((self.n * n_parts, self.padded // n_parts, source.shape[2]), np.float32)
+        filled[:, : source.shape[1]] = source
+        return filled.reshape(self.n * self.padded, *values.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows [first, last) of a tensor, filled up where they are heads."""
+
+    tensor: str
+    n_rows: int  # of what is read, before filling
+    first: int = 0
+    heads: Heads | None = None
+
+    @property
+    def n_filled(self) -> int:
+        return self.n_rows if self.heads is None else self.heads.n * self.heads.padded
+
+    @property
+    def is_filled(self) -> bool:
+        return self.heads is not None and self.heads.dim != self.heads.padded
+
+    def read(self, reader: TensorReader) -> F32:
+        values = reader.tensor(self.tensor)[self.first : self.first + self.n_rows]
+        return values if self.heads is None else self.heads.fill(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """[n_out, n_in], of parts one below the other; columns are filled up where they are heads."""
+
+    name: str
+    parts: tuple[Part, ...]
+    n_in: int
+    column_heads: Heads | None = None
+
+    @property
+    def n_out(self) -> int:
+        return sum(part.n_filled for part in self.parts)
+
+    @property
+    def n_columns(self) -> int:
+        """n_in, filled up."""
+        heads = self.column_heads
+        return self.n_in if heads is None else heads.n * heads.padded
+
+    def read(self, reader: TensorReader) -> F32:
+        """[n_out, n_columns]"""
+        values = [part.read(reader) for part in self.parts]
+        whole = values[0] if len(values) == 1 else np.concatenate(values)
+        if self.column_heads is None or self.column_heads.dim == self.column_heads.padded:
+            return whole
+        return np.ascontiguousarray(self.column_heads.fill(np.ascontiguousarray(whole.T)).T)
+
+    def blocks(self, reader: TensorReader) -> Blocks | None:
+        """The quantized rows as the file stores them, where all parts are of one kind and unfilled."""
+        if any(part.is_filled for part in self.parts):
+            return None
+        heads = self.column_heads
+        if heads is not None and heads.dim != heads.padded:
+            return None
+        found = [reader.blocks(part.tensor) for part in self.parts]
+        kinds = {None if blocks is None else blocks.kind for blocks in found}
+        known = [blocks for blocks in found if blocks is not None]
+        if len(kinds) != 1 or len(known) != len(found):
+            return None
+        pieces = [
+            blocks.data[part.first : part.first + part.n_rows]
+            for part, blocks in zip(self.parts, known, strict=True)
+        ]
+        return Blocks(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), known[0].kind)

@@ -1,0 +1,82 @@
+"""What a stage takes, in bytes, before it is loaded; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hearth_backends.base import Bytes, StageSpec
+from hearth_backends.onnx.kinds import kind_of
+from hearth_backends.onnx.matrix import Matrix
+from hearth_backends.onnx.packing import SMALL_BYTES
+from hearth_backends.onnx.recipe import head_matrix, layer_recipe, padded_head_dim
+from hearth_backends.onnx.stage import CHUNK_ROWS
+from hearth_backends.weights.spec import ModelSpec
+
+WANTED_ROWS = 64
+"""Rows of logits in one step, where there are not more sequences than that."""
+SESSION_BYTES = 48 << 20
+"""The library itself, the graph and its arena at rest."""
+
+_BITS = {
+    "fp32": 32.0,
+    "fp16": 16.0,
+    "int8": 8.0,
+    "int8-32": 9.0,
+    "int4-32": 5.0,
+    "int4-128": 4.25,
+}
+"""Of one number, with its part of the scales (float32)."""
+
+
+def n_wanted(spec: StageSpec) -> int:
+    """Rows that may leave the head in one step."""
+    return max(spec.n_seq, min(spec.n_rows, WANTED_ROWS))
+
+
+def kv_bits(spec: StageSpec) -> int:
+    """Of one number in key-value memory: float32 unless weights are fp16."""
+    return 16 if spec.weight_kind == "fp16" else 32
+
+
+def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
+    """Weights as they are packed, key-value memory of every row at full length, and workspace."""
+    return Bytes(_weights(model, spec), _kv(model, spec), _workspace(model, spec))
+
+
+def packed_bytes(model: ModelSpec, spec: StageSpec) -> int:
+    """Of the matrices; norms and biases are not worth counting."""
+    return sum(
+        int(m.n_out * m.n_columns * _BITS[kind_of(spec.weight_kind, m, model)] / 8)
+        for m in _matrices(model, spec)
+    )
+
+
+def _weights(model: ModelSpec, spec: StageSpec) -> int:
+    """ONNX Runtime packs weights anew; a large file they came from can be reclaimed, memory cannot."""
+    packed = packed_bytes(model, spec)
+    embedding = model.tensors.get("model.embed_tokens.weight")
+    looked_up = embedding.n_bytes if spec.embed and embedding is not None else 0
+    return packed * (2 if packed <= SMALL_BYTES else 1) + looked_up
+
+
+def _matrices(model: ModelSpec, spec: StageSpec) -> Iterator[Matrix]:
+    for layer in range(spec.first, spec.last):
+        recipe = layer_recipe(model, layer)
+        yield from (recipe.qkv, recipe.output, recipe.gate, recipe.up, recipe.down)
+    if spec.head:
+        yield head_matrix(model)
+
+
+def _kv(model: ModelSpec, spec: StageSpec) -> int:
+    n_layers = spec.last - spec.first
+    per_token = 2 * n_layers * model.n_kv_heads * padded_head_dim(model) * kv_bits(spec) // 8
+    return spec.n_seq * spec.n_ctx * per_token
+
+
+def _workspace(model: ModelSpec, spec: StageSpec) -> int:
+    """Values of a layer, attention's scores, logits."""
+    rows = max(min(spec.n_rows, CHUNK_ROWS), spec.n_seq)
+    widths = 8 * model.d_model + 4 * model.d_ff + 3 * model.n_heads * padded_head_dim(model)
+    scores = rows * model.n_heads * min(spec.n_ctx, CHUNK_ROWS) * 4
+    logits = 2 * n_wanted(spec) * model.n_vocab * 4 if spec.head else 0
+    return 4 * rows * widths + scores + logits + SESSION_BYTES

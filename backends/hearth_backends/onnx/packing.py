@@ -1,0 +1,168 @@
+"""Packed weights: a graph's initializers, made once and kept in a file that is mapped afterwards.
+
+The file begins with eight bytes, the length of a JSON header; the header names each initializer with
+type, shape and place; their data follow, each on a multiple of 64 bytes. Its name is a fingerprint of
+all that goes into it, so a file is never out of date, only unused.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearth_backends.errors import ModelFileError, OutOfMemory
+from hearth_backends.onnx.graph import Bundle
+from hearth_backends.weights.reader import TensorReader
+
+log = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Goes up when quantizers or graphs begin to make other bytes under the same names."""
+SMALL_BYTES = 64 << 20
+"""Up to here weights are made in memory at every load: that is as fast as a file."""
+_ALIGNMENT = 64
+_LENGTH = struct.Struct("<Q")
+
+Packed = Mapping[str, NDArray[Any]]
+Progress = Callable[[float], None]
+
+
+def pack(
+    bundles: Sequence[Bundle],
+    reader: TensorReader,
+    folder: Path | None,
+    fingerprint: str,
+    progress: Progress,
+) -> Packed:
+    """The initializers by name: from the file in `folder`, which is written first where it is not there.
+
+    Small ones, and all where there is no folder, are made in memory. Raises OutOfMemory when memory or
+    disk are full (what was written is deleted), and what the reader raises.
+    """
+    n_bytes = sum(bundle.n_bytes for bundle in bundles)
+    if folder is None or n_bytes <= SMALL_BYTES:
+        return dict(_made(bundles, reader, progress))
+    layout = _Layout(bundles)
+    path = folder / f"{_name(layout, fingerprint)}.weights"
+    if not layout.is_whole(path):
+        _write(path, layout, _made(bundles, reader, progress))
+    return layout.mapped(path)
+
+
+def default_folder(environ: Mapping[str, str]) -> Path:
+    """Where packed weights are kept: HEARTH_CACHE, what systemd gives, or the user's cache."""
+    for key in ("HEARTH_CACHE", "CACHE_DIRECTORY"):
+        if environ.get(key):
+            return Path(environ[key]) / "onnx"
+    home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
+    return Path(home) / "hearth" / "onnx"
+
+
+def _made(
+    bundles: Sequence[Bundle], reader: TensorReader, progress: Progress
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    total = max(1, sum(bundle.n_bytes for bundle in bundles))
+    done = 0
+    for bundle in bundles:
+        try:
+            arrays = bundle.make(reader)
+        except MemoryError as error:
+            raise OutOfMemory(f"no memory to pack {bundle.weights[0].name}") from error
+        for weight, array in zip(bundle.weights, arrays, strict=True):
+            if array.shape != weight.shape or array.dtype != weight.dtype:
+                raise ModelFileError(
+                    f"{weight.name} is {array.dtype} {array.shape}, not {weight.dtype} {weight.shape}"
+                )
+            yield weight.name, np.ascontiguousarray(array)
+        done += bundle.n_bytes
+        progress(done / total)
+
+
+def _name(layout: _Layout, fingerprint: str) -> str:
+    digest = hashlib.sha256(f"{LAYOUT} {fingerprint} ".encode())
+    digest.update(layout.header)
+    return digest.hexdigest()[:32]
+
+
+class _Layout:
+    """Where in the file each initializer is."""
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        places: dict[str, dict[str, Any]] = {}
+        at = 0
+        for weight in (weight for bundle in bundles for weight in bundle.weights):
+            at = -(-at // _ALIGNMENT) * _ALIGNMENT
+            places[weight.name] = {"dtype": weight.dtype.str, "shape": weight.shape, "at": at}
+            at += weight.n_bytes
+        self.places = places
+        header = json.dumps(places).encode()
+        n_header = -(-(_LENGTH.size + len(header)) // _ALIGNMENT) * _ALIGNMENT - _LENGTH.size
+        self.header = header.ljust(n_header)
+        self.begin = _LENGTH.size + n_header
+        self.n_bytes = self.begin + at
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether the file is there and complete; a damaged one is told of."""
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                begin = file.read(self.begin)
+        except FileNotFoundError:
+            return False
+        if size == self.n_bytes and begin == _LENGTH.pack(len(self.header)) + self.header:
+            return True
+        log.warning("%s is packed anew: it has %d bytes, not %d", path, size, self.n_bytes)
+        return False
+
+    def mapped(self, path: Path) -> Packed:
+        """Views into the file."""
+        data = np.memmap(path, np.uint8, "r")
+        packed: dict[str, NDArray[Any]] = {}
+        for name, place in self.places.items():
+            dtype, shape = np.dtype(place["dtype"]), place["shape"]
+            n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            at = self.begin + place["at"]
+            packed[name] = np.asarray(data[at : at + n_bytes]).view(dtype).reshape(shape)
+        return packed
+
+
+def _write(path: Path, layout: _Layout, arrays: Iterator[tuple[str, NDArray[Any]]]) -> None:
+    """Write beside, then rename: nobody sees half a file."""
+    with _partial(path, layout.n_bytes) as file:
+        file.write(_LENGTH.pack(len(layout.header)) + layout.header)
+        for name, array in arrays:
+            file.seek(layout.begin + layout.places[name]["at"])
+            file.write(array.data)
+        file.truncate(layout.n_bytes)
+
+
+@contextmanager
+def _partial(path: Path, n_bytes: int) -> Iterator[BinaryIO]:
+    """A file that takes its name when all went well, and is gone when not."""
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfMemory(
+                f"no room on disk to pack weights: {path} takes {n_bytes} bytes"
+            ) from error
+        raise ModelFileError(f"packed weights cannot be written to {path}: {error}") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,124 @@
+"""Quantizers: float32 matrices to the integers that ONNX Runtime's kernels multiply; pure.
+
+Matrices are [n_out, n_in]. Blocks run along n_in, which is filled up with zeros to whole blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hearth_backends.weights.reader import Blocks
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+I8 = NDArray[np.int8]
+
+CHUNK_ELEMENTS = 1 << 20
+"""Quantized at a time: what it takes beside stays in the processor's cache."""
+_DIVISORS = (8.0, 7.4, 7.0)  # of a block's largest value: which integer it becomes
+
+
+def int4_blocks(matrix: F32, block: int) -> tuple[U8, F32]:
+    """Packed nibbles [n_out, n_blocks, block / 2], low first, zero at 8; scales [n_out, n_blocks].
+
+    Like Q4_0 a block's largest value keeps its sign and becomes -8; two smaller scales are tried, and
+    the one with the least squared error is taken.
+    """
+    return _by_chunks(matrix, lambda rows: _int4_rows(_in_blocks(rows, block)))
+
+
+def int8_blocks(matrix: F32, block: int) -> tuple[U8, F32]:
+    """Integers [n_out, n_blocks, block] with zero at 128; scales [n_out, n_blocks]."""
+    return _by_chunks(matrix, lambda rows: _int8_rows(_in_blocks(rows, block)))
+
+
+def int8_channels(matrix: F32) -> tuple[I8, F32]:
+    """Integers [n_in, n_out] (transposed) with zero at 0; scales [n_out]."""
+    scales = np.abs(matrix).max(axis=1) / np.float32(127)
+    scales[scales == 0] = 1
+    integers = np.rint(matrix / scales[:, None])
+    return np.ascontiguousarray(integers.astype(np.int8).T), scales
+
+
+def int4_from_q4_0(blocks: Blocks) -> tuple[U8, F32]:
+    """Blocks of 32 of a GGUF file as `int4_blocks` gives them, to the bit.
+
+    GGUF keeps element i in the low half of byte i and element i + 16 in its high half.
+    """
+    parts = blocks.data.reshape(blocks.data.shape[0], -1, 18)
+    scales = _half_scales(parts)
+    packed = parts[:, :, 2:]
+    nibbles = np.concatenate([packed & 15, packed >> 4], axis=2)
+    return _packed(nibbles), scales
+
+
+def int8_from_q8_0(blocks: Blocks) -> tuple[U8, F32]:
+    """Blocks of 32 of a GGUF file as `int8_blocks` gives them, to the bit."""
+    parts = blocks.data.reshape(blocks.data.shape[0], -1, 34)
+    return parts[:, :, 2:] ^ np.uint8(128), _half_scales(parts)
+
+
+def _half_scales(parts: U8) -> F32:
+    return np.ascontiguousarray(parts[:, :, :2]).view("<f2")[:, :, 0].astype(np.float32)
+
+
+def _by_chunks(
+    matrix: F32, quantize: Callable[[F32], tuple[NDArray[Any], F32]]
+) -> tuple[NDArray[Any], F32]:
+    step = max(1, CHUNK_ELEMENTS // max(1, matrix.shape[1]))
+    done = [quantize(matrix[at : at + step]) for at in range(0, matrix.shape[0], step)]
+    if len(done) == 1:
+        return done[0]
+    return np.concatenate([d[0] for d in done]), np.concatenate([d[1] for d in done])
+
+
+def _in_blocks(rows: F32, block: int) -> F32:
+    """[rows, n_blocks, block]"""
+    n_in = rows.shape[1]
+    n_blocks = -(-n_in // block)
+    if n_in != n_blocks * block:
+        rows = np.pad(rows, ((0, 0), (0, n_blocks * block - n_in)))
+    return rows.reshape(rows.shape[0], n_blocks, block)
+
+
+def _int4_rows(blocks: F32) -> tuple[U8, F32]:
+    at = np.abs(blocks).argmax(axis=2)[:, :, None]
+    peak = np.take_along_axis(blocks, at, axis=2)
+    best, scale, error = _int4_try(blocks, peak, _DIVISORS[0])
+    for divisor in _DIVISORS[1:]:
+        other, other_scale, other_error = _int4_try(blocks, peak, divisor)
+        better = other_error < error
+        np.copyto(best, other, where=better)
+        np.copyto(scale, other_scale, where=better)
+        np.copyto(error, other_error, where=better)
+    return _packed(best.astype(np.uint8)), scale[:, :, 0]
+
+
+def _int4_try(blocks: F32, peak: F32, divisor: float) -> tuple[F32, F32, F32]:
+    """Integers [rows, n_blocks, block], scales and squared errors [rows, n_blocks, 1]."""
+    scale = peak / np.float32(-divisor)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    integers = np.rint(blocks * inverse)
+    np.clip(integers, -8, 7, out=integers)
+    missed = integers * scale
+    missed -= blocks
+    error = np.einsum("rbi,rbi->rb", missed, missed)[:, :, None]
+    integers += 8
+    return integers, scale, error
+
+
+def _int8_rows(blocks: F32) -> tuple[U8, F32]:
+    scale = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    integers = np.rint(blocks * inverse)
+    integers += 128
+    return integers.astype(np.uint8), scale[:, :, 0]
+
+
+def _packed(nibbles: U8) -> U8:
+    """Two to a byte, the first in the low half."""
+    return nibbles[:, :, 0::2] | (nibbles[:, :, 1::2] << np.uint8(4))

@@ -1,0 +1,95 @@
+"""Session: an ONNX Runtime session over a graph and its weights; the only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from hearth_backends.errors import BackendError, OutOfMemory
+from hearth_backends.onnx.packing import Packed
+
+VERSION: str = ort.__version__
+CPU = "CPUExecutionProvider"
+
+Array: TypeAlias = NDArray[Any]
+
+RUN_ERRORS = (
+    native.Fail,
+    native.InvalidArgument,
+    native.RuntimeException,
+    native.NotImplemented,
+    native.EPFail,
+)
+"""What a step may raise and be repeated after."""
+LOAD_ERRORS = (
+    *RUN_ERRORS,
+    native.NoSuchFile,
+    native.NoModel,
+    native.EngineError,
+    native.InvalidProtobuf,
+    native.ModelLoaded,
+    native.InvalidGraph,
+)
+
+_FATAL = 4
+"""Log level: what goes wrong is raised, and would only be said twice."""
+
+
+def providers() -> list[str]:
+    """Execution providers of the installed package."""
+    return list(ort.get_available_providers())
+
+
+class Session:
+    """A session and the arrays its weights lie in; close frees both."""
+
+    def __init__(self, model: bytes, weights: Packed, provider: str, threads: int) -> None:
+        """Raises OutOfMemory and BackendError."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _FATAL
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
+        # The session reads weights in place where it does not pack them anew.
+        self._kept: tuple[Any, ...] = (weights, values)
+        try:
+            self._session = ort.InferenceSession(model, options, providers=[provider])
+        except MemoryError as error:
+            raise OutOfMemory("ONNX Runtime found no memory for the weights") from error
+        except LOAD_ERRORS as error:
+            raise _translated(error) from error
+        self.inputs = frozenset(value.name for value in self._session.get_inputs())
+
+    def binding(self) -> Any:
+        """A set of inputs and outputs to be bound."""
+        return self._session.io_binding()
+
+    def run(self, binding: Any) -> None:
+        """Compute; raises RUN_ERRORS and MemoryError."""
+        self._session.run_with_iobinding(binding)
+
+    def close(self) -> None:
+        """Free it; idempotent."""
+        self._session = None
+        self._kept = ()
+
+
+def bind_input(binding: Any, name: str, array: Array) -> None:
+    """Bind an array by its address: it must outlive the binding."""
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def bind_output(binding: Any, name: str, array: Array) -> None:
+    """Bind an array by its address: it must outlive the binding."""
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _translated(error: Exception) -> BackendError:
+    words = str(error)
+    if "bad_alloc" in words or "Failed to allocate memory" in words:
+        return OutOfMemory(f"ONNX Runtime found no memory for the weights: {words}")
+    return BackendError(f"ONNX Runtime does not take the graph: {words}")
