@@ -70,6 +70,7 @@ class Load(Frame, frozen=True):
     concurrency: int = 16  # sequences at once
     kv_tokens: int | None = None  # over all sequences; None: decided from the budget
     kv_dtype: str = "f16"
+    weights: str = "file"  # the kind they are computed with; "file": as stored
     step_tokens: int = 512  # rows of one step at most
     itl_target_seconds: float = 0.05  # between the tokens of a stream, while prompts are computed
     aging_seconds: float = 30.0  # after which a class gets a turn before those above it

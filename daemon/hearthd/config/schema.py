@@ -52,6 +52,9 @@ class ModelConfig(Section, frozen=True):
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
     draft: str | None = None  # guesses for it: another model's name, a file, or "canary"
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
+    weights: Literal["file", "fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128"] = (
+        "file"  # the kind they are computed with; "file": as stored
+    )
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
     prefix_ram: Size | None = (
         None  # copies of idle prefixes; unset: half of key-value memory's, at most 256MiB

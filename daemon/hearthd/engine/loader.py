@@ -260,7 +260,7 @@ def _spec(
         n_rows=max(load.step_tokens, load.concurrency),
         kv_tokens=room.kv_tokens,
         kv_dtype=load.kv_dtype,
-        weight_kind="file",
+        weight_kind=load.weights,
         threads=max(1, cores // n_sharing),
     )
 

@@ -38,6 +38,7 @@ class Revision:
             concurrency=config.concurrency,
             kv_tokens=config.kv_tokens,
             kv_dtype=config.kv_dtype,
+            weights=config.weights,
             step_tokens=config.step_tokens,
             itl_target_seconds=config.itl_target_ms / 1000,
             aging_seconds=config.aging_seconds,
