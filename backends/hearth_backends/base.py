@@ -295,6 +295,7 @@ class StageSpec:
     weight_kind: str  # "file": as stored
     threads: int
 
+    state_bytes: int | None = None  # for saved states of models that carry one; None: as it sees fit
 
 Handle: TypeAlias = object
 """What `submit` returns and `poll` takes; opaque to the engine."""

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_vocabulary import N_VOCAB, write_vocabulary
 
 from hearth_backends.base import LoadedModel
 
@@ -112,18 +113,11 @@ def tiny_runner(tiny: LoadedModel, kv_tokens: int) -> Iterator[Runner]:
         yield runner
 
 
-def byte_tokens() -> list[str]:
-    """The 256 bytes in GPT-2's printable spelling, in byte order."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
-
-
 def write_model(path: Path, shape: Shape) -> None:
     """A random model with a byte-level vocabulary: 256 bytes, one merge, and two control tokens."""
     writer = gguf.GGUFWriter(path, shape.architecture)
     _write_metadata(writer, shape)
-    _write_vocabulary(writer)
+    write_vocabulary(writer)
     quant = gguf.GGMLQuantizationType[shape.quant]
     for name, values in _tensors(shape).items():
         if values.ndim < 2 or quant is gguf.GGMLQuantizationType.F32:
@@ -155,20 +149,6 @@ def _write_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
         writer.add_rope_scaling_orig_ctx_len(shape.original_context)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter) -> None:
-    tokens = [*byte_tokens(), "ab", "<bos>", "<eos>"]
-    kinds = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 2
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(258)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
-
-
 def _tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
     random = np.random.default_rng(shape.seed)
 
@@ -180,15 +160,14 @@ def _tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
         return random.uniform(0.7, 1.3, n).astype(np.float32)
 
     d, q, kv = shape.d_model, shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
-    n_vocab = 259
-    tensors = {"token_embd.weight": matrix(n_vocab, d) * 4, "output_norm.weight": norm(d)}
+    tensors = {"token_embd.weight": matrix(N_VOCAB, d) * 4, "output_norm.weight": norm(d)}
     if shape.original_context:
         tensors["rope_factors_long.weight"] = random.uniform(2, 9, shape.head_dim // 2).astype("f4")
         tensors["rope_factors_short.weight"] = random.uniform(1, 2, shape.head_dim // 2).astype(
             "f4"
         )
     if not shape.tied and not shape.architecture.startswith("gemma"):
-        tensors["output.weight"] = matrix(n_vocab, d) * 2
+        tensors["output.weight"] = matrix(N_VOCAB, d) * 2
     for i in range(shape.n_layers):
         layer = {
             "attn_norm.weight": norm(d),

@@ -17,7 +17,7 @@ def main() -> None:
     model = open_gguf(sys.argv[1])
     spec = StageSpec(
         first=0, last=model.spec.n_layers, embed=True, head=True, n_seq=4, n_ctx=4096, n_rows=256,
-        kv_tokens=8192, kv_dtype="f16", weight_kind="file", threads=1,
+        kv_tokens=8192, kv_dtype="f16", weight_kind="file", threads=1, state_bytes=0,
     )  # fmt: skip
     backend = GgufBackend()
     device = backend.devices()[0]

@@ -75,7 +75,7 @@ def test_batches_that_llama_cpp_would_abort_on_are_refused(tiny_runner: Runner) 
 
 
 def test_states_and_adapters_are_refused_in_words(tiny_runner: Runner) -> None:
-    with pytest.raises(Unsupported, match="save states"):
+    with pytest.raises(Unsupported, match="save states of this model"):
         tiny_runner.step(ops=(KVOp(OpKind.SAVE, 0, 0, 1),))
     lease = Lease(1, "cpu:0", Bytes(0, 0, 0))
     with pytest.raises(Unsupported, match="no adapters"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kv_sequence import Seq, compute, reserve
 
-from hearth_backends.base import KVOp, OpKind
+from hearth_backends.base import KVOp, OpKind, Want
 from hearth_backends.kv.states import StateStore
 
 SAVE, LOAD, DROP, TRUNCATE = OpKind.SAVE, OpKind.LOAD, OpKind.DROP, OpKind.TRUNCATE
@@ -107,3 +107,49 @@ def test_going_back_and_leaving() -> None:
     store.check()
     assert store.free_tokens() == 100
     assert store.match(Seq(2, range(70))) == 32, "a state that a load still needs stays"
+
+
+# --- states that hold keys and values too ----------------------------------------------------------
+
+
+def test_rows_share_room_that_is_not_enough_for_all() -> None:
+    store = StateStore(3, 100, 4, n_tokens=120)
+    seqs = [Seq(i, range(100)) for i in (1, 2, 3)]
+    compute(store, seqs[0], 60)
+    compute(store, seqs[1], 60)
+    assert store.free_tokens() == 0
+    assert store.reserve([Want(seqs[2], 1)]) is None
+    assert store.reserve([Want(seqs[0], 1)]) is None
+    store.release(seqs[1])
+    assert store.reserve([Want(seqs[2], 61)]) is None
+    compute(store, seqs[2], 60)
+    store.check()
+
+
+def test_a_state_that_is_loaded_takes_room_for_its_tokens() -> None:
+    store = StateStore(2, 100, 4, n_tokens=100)
+    seq, other = Seq(1, range(100)), Seq(2, range(100))
+    compute(store, seq, 64)
+    compute(store, seq, 1)
+    assert store.match(other) == 64
+    assert store.reserve([Want(other, 1)]) is None
+    store.release(seq)
+    assert store.free_tokens() == 36
+    assert LOAD in {op.kind for op in reserve(store, (other, 36)).ops}
+    store.check()
+
+
+def test_states_are_dropped_until_there_are_copies_of_no_more_tokens_than_allowed() -> None:
+    store = StateStore(2, 200, 8, n_state_tokens=100)
+    seq = Seq(1, range(200))
+    for n in (32, 32, 32):
+        compute(store, seq, n)
+    assert compute(store, seq, 1).ops == (
+        KVOp(DROP, 0, 0, 32),
+        KVOp(DROP, 1, 1, 64),
+        KVOp(SAVE, 0, 1, 96),
+    )
+    assert store.match(Seq(2, range(100))) == 96
+    compute(store, seq, 31)
+    assert compute(store, seq, 1).ops == (), "a state of 128 tokens is never kept"
+    store.check()

@@ -51,6 +51,8 @@ from hearth_backends.gguf.memory import (
     uses_flash_attention,
 )
 from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
+    n_state_tokens,
+    n_states,
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
 from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
 from hearth_backends.kv.cells import CellStore
@@ -59,6 +61,7 @@ from hearth_backends.kv.slots import SlotStore
 from hearth_backends.weights.gguf_file import GgufFile
 from hearth_backends.weights.spec import ModelSpec
 
+from hearth_backends.kv.states import StateStore
 
 class GgufBackend(Backend):
     """llama.cpp; one context a stage, its cells in one pool or in one for each sequence."""
@@ -90,7 +93,18 @@ class GgufBackend(Backend):
         return estimate_bytes(model, spec)
 
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
-        """Slots or cells; without a prefix cache where a sliding window makes early tokens unreliable."""
+        """Slots or cells; without a prefix cache where a sliding window makes early tokens unreliable.
+
+        Saved states where the model carries one.
+        """
+        if model.state is not None:
+            return StateStore(
+                spec.n_seq,
+                spec.n_ctx,
+                n_states(model, spec),
+                n_tokens=spec.kv_tokens,
+                n_state_tokens=n_state_tokens(model, spec),
+            )
         shares = shares_prefixes(model, spec.n_ctx)
         if has_pools(model, spec):
             return (SlotStore if shares else UnsharedSlots)(spec.n_seq, spec.n_ctx)
@@ -144,7 +158,8 @@ class UnsharedSlots(_Unshared, SlotStore):
 
 def _capabilities(model: ModelSpec, spec: StageSpec) -> Capabilities:
     return Capabilities(
-        shares_prefix=shares_prefixes(model, spec.n_ctx),
+        shares_prefix=model.state is not None or shares_prefixes(model, spec.n_ctx),
+        rollback="any" if model.state is None else "checkpoint",
         max_wants=n_outputs(spec) if spec.head else None,
     )
 
@@ -158,7 +173,7 @@ def _refuse(model: ModelSpec, spec: StageSpec) -> None:
         raise Unsupported(
             f"backend {NAME} keeps keys and values in {', '.join(KV_TYPES)}, not {spec.kv_dtype}"
         )
-    if spec.kv_dtype == "q8_0" and model.head_dim % 32:
+    if spec.kv_dtype == "q8_0" and model.head_dim % 32 and _attends(model):
         raise Unsupported(
             f"kv_dtype q8_0 needs heads of a multiple of 32, and {model.name} has {model.head_dim}"
         )
@@ -194,6 +209,11 @@ def _options(model: ModelSpec, spec: StageSpec) -> ContextOptions:
         kv_dtype=spec.kv_dtype,
         threads=useful_threads(model, spec),
         flash_attention=uses_flash_attention(spec),
+def _attends(model: ModelSpec) -> bool:
+    """Whether any layer keeps keys and values."""
+    return model.state is None or model.state.n_attention_layers > 0
+
+
         kv_unified=not has_pools(model, spec),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from hearth_backends.gguf.llama import (
     lib,
     set_layer_input,
 )
+
+State: TypeAlias = NDArray[np.uint8]
+"""What llama.cpp keeps of one sequence, in its own format."""
 
 
 class BatchBuffers:
@@ -146,21 +149,25 @@ class Context:
         """Forget every sequence."""
         lib.llama_memory_clear(self._memory, True)
 
-    def save(self, seq: int) -> bytes:
+    def save(self, seq: int) -> State:
         """The state of a sequence in llama.cpp's own format."""
-        n_bytes = int(lib.llama_state_seq_get_size(self.pointer, seq))
-        buffer = (ctypes.c_uint8 * n_bytes)()
-        written = lib.llama_state_seq_get_data(self.pointer, buffer, n_bytes, seq)
-        return bytes(memoryview(buffer)[: int(written)])
+        state = np.empty(int(lib.llama_state_seq_get_size(self.pointer, seq)), np.uint8)
+        written = lib.llama_state_seq_get_data(self.pointer, _bytes_of(state), state.size, seq)
+        return state[: int(written)]
 
-    def load(self, seq: int, state: bytes) -> bool:
+    def load(self, seq: int, state: State) -> bool:
         """Put a saved state into an empty sequence; False where llama.cpp refuses it."""
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         with collected_errors():
-            return bool(lib.llama_state_seq_set_data(self.pointer, buffer, len(state), seq))
+            return bool(
+                lib.llama_state_seq_set_data(self.pointer, _bytes_of(state), state.size, seq)
+            )
 
     def close(self) -> None:
         """Free it; idempotent."""
         if self.pointer is not None:
             lib.llama_free(self.pointer)
             self.pointer = self._memory = None
+
+
+def _bytes_of(state: State) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -14,15 +14,6 @@ from hearth_backends.base import StageSpec, Support
 from hearth_backends.weights.gguf_names import NOT_DECODERS
 from hearth_backends.weights.spec import ModelSpec
 
-RECURRENT = frozenset(
-    {
-        "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "jamba", "falcon-h1", "plamo2",
-        "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen3next",
-        "kimi-linear", "kimi-k3", "bailingmoe3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp",
-        "deepseek4", "minimax-01",
-    }
-)  # fmt: skip
-"""Architectures with a state that cannot be cut back to an earlier token."""
 NOT_LEFT_TO_RIGHT = frozenset({"dream", "llada", "llada-moe", "rnd1", "t5"})
 """Diffusion and encoder-decoder models: no continuation token by token."""
 WINDOWED = frozenset(
@@ -77,12 +68,6 @@ def model_support(model: ModelSpec) -> Support:
         return Support(False, f"it reads GGUF files, not {model.format}")
     if architecture in NOT_DECODERS | NOT_LEFT_TO_RIGHT:
         return Support(False, f"architecture {architecture} does not generate text token by token")
-    if architecture in RECURRENT:
-        return Support(
-            False,
-            f"architecture {architecture} keeps a recurrent state, which this backend cannot cut back "
-            "or share yet",
-        )
     return Support(True)
 
 

@@ -146,6 +146,9 @@ class Model:
         self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
         self.n_layers = int(lib.llama_model_n_layer(pointer))
         self.d_model = int(lib.llama_model_n_embd(pointer))
+        self.carries_state = bool(
+            lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(pointer)
+        )
 
     def close(self) -> None:
         """Free it; idempotent."""

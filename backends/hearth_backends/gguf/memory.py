@@ -33,6 +33,8 @@ def n_cells(model: ModelSpec, spec: StageSpec) -> int:
 
 def _n_visible(model: ModelSpec, spec: StageSpec) -> int:
     """Cells that one row's attention passes over."""
+    if model.state is not None and not model.state.n_attention_layers:
+        return 0
     return n_cells(model, spec) // (spec.n_seq if has_pools(model, spec) else 1)
 
 
@@ -56,6 +58,34 @@ def metadata_changes(model: ModelSpec, spec: StageSpec) -> dict[str, int]:
     if model.rope.scaling != "longrope" or original is None or spec.n_ctx > original:
         return {}
     return {f"{model.architecture}.rope.scaling.original_context_length": n_cells(model, spec)}
+
+
+STATES_BYTES = 128 << 20
+"""For saved states, where nobody says how much."""
+MOST_STATES = 128
+
+
+def n_states(model: ModelSpec, spec: StageSpec) -> int:
+    """Saved states of a model that carries one: as many as there is room for, and unasked one a sequence.
+
+    Where it keeps keys and values too, half of the room is for theirs.
+    """
+    if model.state is None:
+        return 0
+    fitting = min(MOST_STATES, _states_room(model, spec) // max(1, model.state.row_bytes))
+    return max(spec.n_seq, fitting) if spec.state_bytes is None else fitting
+
+
+def n_state_tokens(model: ModelSpec, spec: StageSpec) -> int | None:
+    """Tokens, over all saved states, of whose keys and values there are copies; None: they have none."""
+    if model.state is None or not model.state.n_attention_layers:
+        return None
+    return int(_states_room(model, spec) / _token_bytes(model, spec))
+
+
+def _states_room(model: ModelSpec, spec: StageSpec) -> int:
+    room = STATES_BYTES if spec.state_bytes is None else spec.state_bytes
+    return room // 2 if model.state is not None and model.state.n_attention_layers else room
 
 
 def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
@@ -90,10 +120,23 @@ def _weights(model: ModelSpec, spec: StageSpec) -> int:
 
 
 def _kv(model: ModelSpec, spec: StageSpec) -> int:
-    """Keys and values of every cell; windowed layers keep as many as the others."""
+    """Keys and values of every cell; windowed layers keep as many as the others.
+
+    Of a model that carries a state: the states of all sequences, and the saved ones.
+    """
+    n_bytes = int(n_cells(model, spec) * _token_bytes(model, spec))
+    if model.state is not None:
+        n_bytes += (spec.n_seq + n_states(model, spec)) * model.state.row_bytes
+        n_bytes += int((n_state_tokens(model, spec) or 0) * _token_bytes(model, spec))
+    return n_bytes
+
+
+def _token_bytes(model: ModelSpec, spec: StageSpec) -> float:
+    """Keys and values of one token in the layers of a stage."""
     n_layers = spec.last - spec.first + _has_sentinel(model, spec)
-    per_cell = 2 * n_layers * model.n_kv_heads * model.head_dim * KV_ELEMENT_BYTES[spec.kv_dtype]
-    return int(n_cells(model, spec) * per_cell)
+    if model.state is not None:
+        n_layers = model.state.n_attention_layers
+    return 2 * n_layers * model.n_kv_heads * model.head_dim * KV_ELEMENT_BYTES[spec.kv_dtype]
 
 
 def _workspace(model: ModelSpec, spec: StageSpec) -> int:

@@ -34,6 +34,7 @@ from hearth_backends.errors import (
 from hearth_backends.gguf.context import BatchBuffers, Context
 from hearth_backends.gguf.llama import VERSION, Model, collected_errors
 from hearth_backends.gguf.readout import HiddenReadout
+from hearth_backends.gguf.states import SavedStates
 from hearth_backends.kv.exported import StateTag, pack_state, unpack_state
 from hearth_backends.sampling import sample
 
@@ -79,6 +80,7 @@ class GgufStage(Stage):
         self._buffers = parts.buffers
         self._lengths = [0] * spec.n_seq
         self._uncopied: set[int] = set()  # rows forked since the last step
+        self._states = SavedStates(parts.context) if caps.rollback == "checkpoint" else None
         self._closed = False
 
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
@@ -112,26 +114,30 @@ class GgufStage(Stage):
         row = placement.row
         if not 0 < n_tokens <= self._lengths[row]:
             raise StepError(f"row {row} holds {self._lengths[row]} tokens, not {n_tokens}")
+        if self._states is not None and n_tokens < self._lengths[row]:
+            raise StepError(f"row {row} stands at {self._lengths[row]} tokens, not {n_tokens}")
         if row in self._uncopied:
             raise StepError(f"row {row} was forked, and no step computed since")
-        return pack_state(self._tag(n_tokens), self._context.save(row))
+        return pack_state(self._tag(n_tokens), self._context.save(row).tobytes())
 
     def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
         """See Stage; the whole state needs room for a moment, also where part of it is kept."""
         n_held, state = unpack_state(blob, self._tag(0))
         n_tokens = n_held if n_tokens is None else n_tokens
-        if n_tokens > n_held:
+        if n_tokens > n_held or (self._states is not None and n_tokens < n_held):
             raise ForeignState(f"the exported state is of {n_held} tokens, not {n_tokens}")
         row = placement.row
         self._truncate(row, 0)
-        if not self._context.load(row, state) or self._context.length(row) < n_tokens:
+        array = np.frombuffer(state, np.uint8)
+        if not self._context.load(row, array) or self._context.length(row) < n_tokens:
             self._truncate(row, 0)
             raise StepError(
                 f"llama.cpp does not take a state of {n_tokens} tokens (no room, or damaged)"
             )
         self._uncopied.discard(row)
         self._lengths[row] = n_tokens
-        self._truncate(row, n_tokens)
+        if self._states is None:  # the row may have held more when it was exported
+            self._truncate(row, n_tokens)
         return n_tokens
 
     def state_kind(self) -> str:
@@ -152,6 +158,9 @@ class GgufStage(Stage):
     # --- one step ------------------------------------------------------------------------------
 
     def _apply(self, ops: Sequence[KVOp]) -> None:
+        if self._states is not None:
+            for row in _rows_to_clear(ops):
+                self._truncate(row, 0)
         for op in ops:
             if op.kind is OpKind.TRUNCATE:
                 self._truncate(op.dst, op.n_tokens)
@@ -167,7 +176,23 @@ class GgufStage(Stage):
                 self._lengths[op.dst] = op.n_tokens
                 self._uncopied.add(op.dst)
             else:
-                raise Unsupported(f"backend {NAME} does not {op.kind.value} states")
+                self._apply_to_states(op)
+
+    def _apply_to_states(self, op: KVOp) -> None:
+        if self._states is None:
+            raise Unsupported(f"backend {NAME} does not {op.kind.value} states of this model")
+        if op.kind is OpKind.SAVE:
+            if self._lengths[op.src] != op.n_tokens:
+                raise StepError(
+                    f"row {op.src} stands at {self._lengths[op.src]} tokens, not {op.n_tokens} to save"
+                )
+            self._states.save(op.src, op.dst, op.n_tokens)
+        elif op.kind is OpKind.LOAD:
+            self._truncate(op.dst, 0)
+            self._states.load(op.src, op.dst, op.n_tokens)
+            self._lengths[op.dst] = op.n_tokens
+        else:
+            self._states.drop(op.src)
 
     def _truncate(self, row: int, n_tokens: int) -> None:
         self._context.truncate(row, n_tokens)
@@ -251,6 +276,19 @@ class GgufStage(Stage):
         return StateTag(
             NAME, VERSION, self._parts.digest, spec.first, spec.last, spec.kv_dtype, n_tokens
         )
+
+
+def _rows_to_clear(ops: Sequence[KVOp]) -> list[int]:
+    """Rows whose tokens nobody asks for any more: cleared before the first state comes back, there is room."""
+    sources: set[int] = set()
+    rows: list[int] = []
+    for op in ops:
+        if op.kind is OpKind.SAVE:
+            sources.add(op.src)
+        clears = op.kind is OpKind.LOAD or (op.kind is OpKind.TRUNCATE and not op.n_tokens)
+        if clears and op.dst not in sources:
+            rows.append(op.dst)
+    return rows
 
 
 def _ascending(seq: I32) -> Order:

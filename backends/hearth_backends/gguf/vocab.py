@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hearth_backends.base import LoadedModel
-from hearth_backends.errors import ModelFileError
+from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.gguf.llama import Model, lib
 from hearth_backends.weights.gguf_file import GgufFile
 
@@ -25,8 +25,13 @@ def open_gguf(path: str) -> LoadedModel:
             f"{path}: {tokenizer.n_vocab} tokens in the vocabulary, {spec.n_vocab} in the header"
         )
     told = replace(
+    if tokenizer.model_carries_state and spec.state is None:
+        raise Unsupported(
+            f"{path}: {spec.architecture} carries a state, and how large it is the file does not say"
+        )
         spec,
         bos_id=tokenizer.bos_id,
+        state=spec.state if tokenizer.model_carries_state else None,
         eos_id=tokenizer.eos_id,
         end_ids=tokenizer.end_ids,
         add_bos=tokenizer.adds_bos,
@@ -43,6 +48,7 @@ class GgufTokenizer:
         weakref.finalize(self, model.close)  # a Tokenizer has no end of its own
         self._vocab = model.vocab
         self.n_vocab = model.n_vocab
+        self.model_carries_state = model.carries_state
         if self.n_vocab == 0:
             raise ModelFileError(f"{path}: it holds no vocabulary")
         self.bos_id = _token(lib.llama_vocab_bos(self._vocab))

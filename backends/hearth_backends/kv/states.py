@@ -47,11 +47,26 @@ class _State:
 class StateStore(TransactionalStore[StateStrand]):
     """Sequences in n_seq rows of n_ctx tokens each, and n_states saved states.
 
+    Hybrid models keep keys and values besides: rows share the room for n_tokens of them (None: for
+    all), and saved states that for n_state_tokens (None: they keep none).
     Steps of one sequence that are in flight together must be undone together.
     """
 
-    def __init__(self, n_seq: int, n_ctx: int, n_states: int) -> None:
+    def __init__(
+        self,
+        n_seq: int,
+        n_ctx: int,
+        n_states: int,
+        *,
+        n_tokens: int | None = None,
+        n_state_tokens: int | None = None,
+    ) -> None:
         super().__init__(n_ctx)
+        room = n_seq * n_ctx
+        self._n_tokens = room if n_tokens is None else min(room, n_tokens)
+        self._is_roomy = self._n_tokens == room  # every row may be full
+        self._n_state_tokens = n_state_tokens
+        self._state_tokens_left = n_state_tokens or 0
         self._n_seq = n_seq
         self._rows = list(range(n_seq))  # a heap of those nobody has
         self._n_unseated = 0
@@ -102,7 +117,11 @@ class StateStore(TransactionalStore[StateStrand]):
     # --- room ----------------------------------------------------------------------------------
 
     def _take(self, n_tokens: int) -> bool:
-        return True  # a row's tokens are its own
+        return self._is_roomy or n_tokens <= self._n_tokens - self._n_seated()
+
+    def _n_seated(self) -> int:
+        """Tokens that rows hold or have reserved."""
+        return sum(s.end for s in self._strands.values() if s.row != UNSEATED)
 
     def _give(self, n_tokens: int) -> None:
         pass
@@ -112,9 +131,13 @@ class StateStore(TransactionalStore[StateStrand]):
         unseated = [strand for strand in strands if strand.row == UNSEATED]
         if len(unseated) > len(self._rows):
             return None
+        n_new = sum(strand.end for strand in unseated)
         for strand, want in zip(strands, wants, strict=True):
             if strand.end + want.n_tokens > self.n_ctx:
                 return None
+            n_new += want.n_tokens
+        if not self._take(n_new):
+            return None
         for strand in unseated:
             self._seat(strand)
         return strands
@@ -131,7 +154,7 @@ class StateStore(TransactionalStore[StateStrand]):
 
     def free_tokens(self) -> int:
         """See KVStore: all that running rows have not taken."""
-        return self._n_seq * self.n_ctx - sum(strand.end for strand in self._strands.values())
+        return self._n_tokens - sum(strand.end for strand in self._strands.values())
 
     def can_admit(self) -> bool:
         """See KVStore."""
@@ -154,12 +177,21 @@ class StateStore(TransactionalStore[StateStrand]):
 
     def _save(self, strand: StateStrand, block_hash: bytes) -> None:
         """Keep the row's state as it stands; the operation goes before the row's next tokens."""
-        if not self._free_states and not self._evict():
+        n_copied = self._n_copied(strand.n)
+        if n_copied > (self._n_state_tokens or 0):
             return
+        while not self._free_states or self._state_tokens_left < n_copied:
+            if not self._evict():
+                return
+        self._state_tokens_left -= n_copied
         state = _State(self._free_states.pop(), block_hash, strand.n)
         self._states[state.index] = self._index[block_hash] = state
         self._pending.append(KVOp(OpKind.SAVE, strand.row, state.index, strand.n))
         strand.n_saved = strand.n
+
+    def _n_copied(self, n_tokens: int) -> int:
+        """Tokens whose keys and values a state of n_tokens holds."""
+        return 0 if self._n_state_tokens is None else n_tokens
 
     def _evict(self) -> bool:
         """Drop the saved state that was not used for longest; False when all are needed."""
@@ -172,6 +204,7 @@ class StateStore(TransactionalStore[StateStrand]):
     def _drop(self, state: _State) -> KVOp:
         del self._states[state.index], self._index[state.block_hash]
         self._free_states.append(state.index)
+        self._state_tokens_left += self._n_copied(state.n)
         return KVOp(OpKind.DROP, state.index, state.index, state.n)
 
     def _retired(self, ops: tuple[KVOp, ...]) -> None:
@@ -252,6 +285,9 @@ class StateStore(TransactionalStore[StateStrand]):
         rows = [s.row for s in self._strands.values() if s.row != UNSEATED]
         assert sorted(rows + self._rows) == list(range(self._n_seq)), "rows do not add up"
         assert self._n_unseated == len(self._strands) - len(rows)
+        assert self._is_roomy or self._n_seated() <= self._n_tokens, "rows hold more than there is"
+        n_copied = sum(self._n_copied(state.n) for state in self._states.values())
+        assert n_copied + self._state_tokens_left == (self._n_state_tokens or 0)
         states = sorted([*self._states, *self._free_states])
         assert states == list(range(self._n_states)), "states do not add up"
         assert self._index == {s.block_hash: s for s in self._states.values()}

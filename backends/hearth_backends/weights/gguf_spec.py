@@ -13,7 +13,7 @@ import numpy as np
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.weights.gguf_header import Entry, Header, StringArray
 from hearth_backends.weights.gguf_names import CANONICAL, canonical_name, is_known
-from hearth_backends.weights.spec import ModelSpec, RopeSpec, TensorInfo
+from hearth_backends.weights.spec import ModelSpec, RopeSpec, StateSpec, TensorInfo
 
 MOST_LAYERS = 10_000
 LARGEST_NUMBER = 1 << 31
@@ -47,8 +47,11 @@ class Metadata:
             raise ModelFileError(f"the header lacks {key}")
         return value
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive number; the largest where the file has one for each layer."""
+    def size(self, key: str, default: int | None = None, *, or_zero: bool = False) -> int:
+        """A positive number; the largest where the file has one for each layer.
+
+        `or_zero`: zero stands for the default.
+        """
         entry = self._entries.get(key)
         if entry is not None and isinstance(entry.value, np.ndarray):
             kind = entry.value.dtype.kind
@@ -57,6 +60,8 @@ class Metadata:
             found = self.get(key, int)
             value = found if found is not None else (default or self.need(key, int))
         if not 0 < value < LARGEST_NUMBER:
+        if or_zero and value == 0 and default is not None:
+            value = default
             raise ModelFileError(f"corrupt header: {key} = {value}")
         return value
 
@@ -75,7 +80,8 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
     tensors = _tensor_infos(header, architecture)
     key = architecture + "."
     d_model = meta.size(key + "embedding_length")
-    n_heads = meta.size(key + "attention.head_count", 1)
+    may_lack = architecture not in CANONICAL  # attention and feed-forward, which count 0 then
+    n_heads = meta.size(key + "attention.head_count", 1, or_zero=may_lack)
     head_dim = meta.size(key + "attention.key_length", max(1, d_model // n_heads))
     n_layers = meta.size(key + "block_count")
     if n_layers > MOST_LAYERS:
@@ -90,9 +96,9 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
         n_layers=n_layers,
         d_model=d_model,
         n_heads=n_heads,
-        n_kv_heads=meta.size(key + "attention.head_count_kv", n_heads),
+        n_kv_heads=meta.size(key + "attention.head_count_kv", n_heads, or_zero=may_lack),
         head_dim=head_dim,
-        d_ff=meta.size(key + "feed_forward_length", 4 * d_model),
+        d_ff=meta.size(key + "feed_forward_length", 4 * d_model, or_zero=may_lack),
         n_vocab=_n_vocab(meta, architecture, tensors),
         context_trained=meta.size(key + "context_length"),
         norm_eps=_norm_eps(meta, architecture),
@@ -109,6 +115,7 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
         tensors=tensors,
         sliding_window=_window(meta, architecture),
     )
+        state=_state(meta, architecture, tensors, d_model, n_heads),
 
 
 def _architecture(meta: Metadata) -> str:
@@ -184,6 +191,56 @@ def _window(meta: Metadata, architecture: str) -> int | None:
 
 def _prevailing_type(tensors: Mapping[str, TensorInfo]) -> str:
     """The type that takes the most bytes."""
+def _state(
+    meta: Metadata,
+    architecture: str,
+    tensors: Mapping[str, TensorInfo],
+    d_model: int,
+    n_heads: int,
+) -> StateSpec | None:
+    """What layers with tensors of recurrent kinds carry along; None where there are none."""
+    stems: dict[int, set[str]] = {}
+    for tensor in tensors.values():
+        if tensor.layer is not None:
+            stems.setdefault(tensor.layer, set()).add(tensor.stored_name.split(".")[2])
+    carrying = [s for s in stems.values() if any(stem.startswith(_CARRYING) for stem in s)]
+    attending = [
+        s for s in stems.values() if s & _ATTENDING and (s not in carrying or "attn_qkv" not in s)
+    ]
+    n_elements = _state_elements(meta, architecture, d_model, n_heads)
+    if not carrying or not n_elements:
+        return None
+    return StateSpec(len(carrying), len(attending), n_elements)
+
+
+_CARRYING = ("ssm_", "shortconv", "time_mix_")
+_ATTENDING = frozenset({"attn_k", "attn_kv_a_mqa", "attn_qkv"})
+
+
+def _state_elements(meta: Metadata, architecture: str, d_model: int, n_heads: int) -> int:
+    """Numbers in one layer's state: what a convolution looks back on, and what is carried on.
+
+    (llama.cpp: llama_hparams::n_embd_r and n_embd_s.)
+    """
+
+    def number(name: str, default: int = 0) -> int:
+        value = meta.get(f"{architecture}.{name}", int)
+        return default if value is None else value
+
+    head = number("wkv.head_size")
+    if head:
+        return (number("token_shift_count", 2) + head) * d_model
+    n_back = number("shortconv.l_cache")
+    if n_back:
+        return (n_back - 1) * d_model
+    head = number("kda.head_dim")
+    n_back = max(0, number("ssm.conv_kernel", 4 if head else 0) - 1)
+    if head:
+        return (3 * n_back + head) * n_heads * head
+    inner, n_state = number("ssm.inner_size"), number("ssm.state_size")
+    return n_back * (inner + 2 * number("ssm.group_count") * n_state) + n_state * inner
+
+
     n_bytes: Counter[str] = Counter()
     for tensor in tensors.values():
         n_bytes[tensor.dtype] += tensor.n_bytes

@@ -32,6 +32,20 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """What a recurrent or hybrid model carries along in place of every token's keys and values."""
+
+    n_layers: int  # that carry a state
+    n_attention_layers: int  # that keep keys and values
+    layer_elements: int  # float32 numbers that one layer carries of one sequence
+
+    @property
+    def row_bytes(self) -> int:
+        """Of what is carried of one sequence, over all layers."""
+        return 4 * self.n_layers * self.layer_elements
+
+
     """A model's architecture, dimensions, tokenizer facts and tensors; no weights."""
 
     path: Path | None  # None: the simulated model
@@ -62,6 +76,7 @@ class ModelSpec:
     sliding_window: int | None = None  # tokens that some layers see; None: the file names none
 
     def layer_bytes(self, first: int, last: int) -> int:
+    state: StateSpec | None = None  # None: all that it remembers are keys and values
         """Bytes of the tensors of layers [first, last)."""
         return sum(
             t.n_bytes

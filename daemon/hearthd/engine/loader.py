@@ -116,9 +116,11 @@ def plan_load(load: wire.Load) -> LoadPlan:
     spare_bytes = None
     if load.budget_bytes is not None:
         spare_bytes = load.budget_bytes - sum(need.total for need in needs)
-    copies = ram_bytes(
-        load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
-    )
+    copies = 0
+    if model.spec.state is None:  # else they are its saved states, which its stages have room for
+        copies = ram_bytes(
+            load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
+        )
     return LoadPlan(model, stages, room, load.concurrency, copies)
 
 
@@ -262,6 +264,7 @@ def _spec(
         kv_dtype=load.kv_dtype,
         weight_kind=load.weights,
         threads=max(1, cores // n_sharing),
+        state_bytes=load.prefix_ram_bytes,
     )
 
 

@@ -45,12 +45,15 @@ def choose_room(
     if context is not None and kv_tokens is not None and kv_tokens < context:
         raise Unsupported(f"kv_tokens = {kv_tokens} holds no sequence of context = {context}")
     fixed = total_bytes(0)
-    per_token = max(1, (total_bytes(4096) - fixed) // 4096)
+    token_bytes = (total_bytes(4096) - fixed) // 4096
+    per_token = max(1, token_bytes)
     affordable = None
     if budget_bytes is not None:
         affordable = max(0, int((budget_bytes - fixed) * KV_SHARE)) // per_token
     if context is None:
         context = _context_that_fits(context_trained, kv_tokens or affordable)
+    if kv_tokens is None and not token_bytes:  # what it remembers does not grow
+        kv_tokens = context * concurrency
     if kv_tokens is None:
         kv_tokens = min(context * concurrency, max(context, DEFAULT_KV_TOKENS))
         if affordable is not None:
