@@ -19,12 +19,14 @@ from hearth_backends.base import (
     StageSpec,
     Support,
 )
+from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import ModelFileError
 from hearth_backends.kv.blocks import PagedStore
 from hearth_backends.kv.cells import CellStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.kv.states import StateStore
 from hearth_backends.sim.clock import SimClock
+from hearth_backends.sim.encoder import SimEncoder
 from hearth_backends.sim.memory import BlockMemory, CellMemory, Memory, SlotMemory, StateMemory
 from hearth_backends.sim.options import SimOptions, parse_options
 from hearth_backends.sim.stage import SimStage
@@ -53,7 +55,26 @@ class SimBackend(Backend):
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         if model.format != "sim":
             return Support(False, "the simulated backend runs only models called sim:...")
+        if not model.encoding.generates:
+            return Support(False, f"it was told to {parse_options(model.name).task}")
         return Support(True)
+
+    def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
+        if model.format != "sim":
+            return Support(False, "the simulated backend runs only models called sim:...")
+        return Support(True)
+
+    def load_encoder(
+        self,
+        model: ModelSpec,
+        spec: EncoderSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
+    ) -> Encoder:
+        options = parse_options(model.name)
+        _pretend_to_load(model, options, progress)
+        return SimEncoder(spec, options)
 
     def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
         n_layers = spec.last - spec.first
@@ -86,12 +107,7 @@ class SimBackend(Backend):
         progress: Progress,
     ) -> Stage:
         options = parse_options(model.name)
-        for i in range(_N_PROGRESS if options.load_seconds else 0):
-            time.sleep(options.load_seconds / _N_PROGRESS)
-            progress((i + 1) / _N_PROGRESS)
-        progress(1.0)
-        if options.fail_load:
-            raise ModelFileError(f"{model.name}: {options.fail_load}")
+        _pretend_to_load(model, options, progress)
         return SimStage(
             spec,
             _capabilities(options),
@@ -100,6 +116,16 @@ class SimBackend(Backend):
             digest=model.digest,
             clock=self._clock,
         )
+
+
+def _pretend_to_load(model: ModelSpec, options: SimOptions, progress: Progress) -> None:
+    """Take the time, and fail where that is asked for."""
+    for i in range(_N_PROGRESS if options.load_seconds else 0):
+        time.sleep(options.load_seconds / _N_PROGRESS)
+        progress((i + 1) / _N_PROGRESS)
+    progress(1.0)
+    if options.fail_load:
+        raise ModelFileError(f"{model.name}: {options.fail_load}")
 
 
 def _capabilities(options: SimOptions) -> Capabilities:

@@ -7,6 +7,7 @@ import hashlib
 from hearth_backends.base import LoadedModel
 from hearth_backends.sim.options import SimOptions, parse_options
 from hearth_backends.sim.tokenizer import BOS, CHAT_TEMPLATE, ByteTokenizer
+from hearth_backends.weights.encoding import EncodingSpec
 from hearth_backends.weights.spec import ModelSpec, RopeSpec, TensorInfo
 
 D_MODEL = 5
@@ -46,13 +47,25 @@ def open_sim(path: str) -> LoadedModel:
         end_ids=tokenizer.end_ids,
         add_bos=bool(options.bos),
         tensors=tensors,
+        encoding=_encoding(options),
     )
     return LoadedModel(spec, tokenizer)
 
 
+def _encoding(options: SimOptions) -> EncodingSpec:
+    if options.task == "generate":
+        return EncodingSpec()
+    ranks = options.task == "rerank"
+    return EncodingSpec(pooling="rank" if ranks else "mean", generates=False, ranks=ranks)
+
+
 def _digest(options: SimOptions) -> str:
     """Names the function that the model computes: variants and faults do not change it."""
-    facts = (options.seed, options.vocab, options.layers, options.says, options.bos)
+    facts: tuple[object, ...] = (
+        options.seed, options.vocab, options.layers, options.says, options.bos
+    )  # fmt: skip
+    if options.task != "generate":
+        facts = (options.task, options.dim, options.seed, options.vocab, options.bos)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from hearth_backends.errors import ModelFileError
 
 VARIANTS = ("blocks", "slots", "cells", "states")
 SAYINGS = ("noise", "echo")
+TASKS = ("generate", "embed", "rerank")
 N_CONTROL = 4
 """Control tokens after the 256 bytes."""
 
@@ -26,6 +27,8 @@ class SimOptions:
     layers: int = 4
     context: int = 4096
     seed: int = 1
+    task: str = "generate"  # "embed": texts become vectors; "rerank": pairs become scores
+    dim: int = 32  # of those vectors
     says: str = "noise"  # "echo": repeats the user's last message, or the first line of a text
     bos: int = 0  # whether texts begin with a BOS token
     latency_ms: float = 0.0  # real time that a step takes
@@ -47,10 +50,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mixed": (-1, 1),
     "vocab": (256 + N_CONTROL, 65536),
     "layers": (1, 256),
+    "dim": (1, 8192),
     "context": (16, 1 << 20),
     "bos": (0, 1),
 }
-_CHOICES = {"variant": VARIANTS, "says": SAYINGS}
+_CHOICES = {"variant": VARIANTS, "says": SAYINGS, "task": TASKS}
 
 
 def parse_options(path: str) -> SimOptions:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hearth_backends.encoder import Pair
+
 BOS, IM_END, IM_START, END_OF_TEXT = 256, 257, 258, 259
 CONTROL = {
     "<|bos|>": BOS,
@@ -42,6 +44,17 @@ class ByteTokenizer:
         for part in _CONTROL_TEXT.split(text):
             tokens += [CONTROL[part]] if part in CONTROL else list(part.encode())
         return tokens
+
+    @property
+    def joins_pairs(self) -> bool:
+        """Always."""
+        return True
+
+    def encode_pair(self, first: str, second: str, *, most: int | None = None) -> Pair:
+        """BOS where there is one, both texts, and IM_END after each."""
+        head = [*([BOS] if self._add_bos else ()), *first.encode(), IM_END]
+        tokens = list(second.encode())[:most]
+        return Pair([*head, *tokens, IM_END], len(head), len(tokens))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The byte of a token; control tokens are empty unless `special`."""

@@ -42,6 +42,13 @@ NOT_DECODERS = frozenset(
     }
 )  # fmt: skip
 """Encoders, projectors and drafting heads: files in GGUF that continue no text by themselves."""
+ENCODERS = frozenset(
+    {
+        "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
+        "jina-bert-v3", "eurobert", "t5encoder", "gemma-embedding", "llama-embed",
+    }
+)  # fmt: skip
+"""Of those, the ones that turn texts into vectors."""
 
 _OUTER = {
     "token_embd": "model.embed_tokens",
