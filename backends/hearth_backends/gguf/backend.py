@@ -29,7 +29,6 @@ from hearth_backends.base import (
     StageSpec,
     Support,
 )
-from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import BackendError, ModelFileError, StepError, Unsupported
 from hearth_backends.gguf.context import BatchBuffers, Context, ContextOptions
 from hearth_backends.gguf.cutting import (
@@ -42,8 +41,6 @@ from hearth_backends.gguf.cutting import (
     token_scale,
     vector_divisor,
 )
-from hearth_backends.gguf.encoder import encoder_support, load_gguf_encoder
-from hearth_backends.gguf.encoder_memory import estimate_encoder_bytes
 from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
 from hearth_backends.gguf.memory import (
     estimate_bytes,
@@ -51,20 +48,20 @@ from hearth_backends.gguf.memory import (
     metadata_changes,
     n_cells,
     n_outputs,
+    n_state_tokens,
+    n_states,
     uses_flash_attention,
 )
 from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
-    n_state_tokens,
-    n_states,
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
 from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
 from hearth_backends.kv.cells import CellStore
 from hearth_backends.kv.rows import RowStore
 from hearth_backends.kv.slots import SlotStore
+from hearth_backends.kv.states import StateStore
 from hearth_backends.weights.gguf_file import GgufFile
 from hearth_backends.weights.spec import ModelSpec
 
-from hearth_backends.kv.states import StateStore
 
 class GgufBackend(Backend):
     """llama.cpp; one context a stage, its cells in one pool or in one for each sequence."""
@@ -112,27 +109,6 @@ class GgufBackend(Backend):
         if has_pools(model, spec):
             return (SlotStore if shares else UnsharedSlots)(spec.n_seq, spec.n_ctx)
         return (CellStore if shares else UnsharedCells)(spec.n_seq, spec.kv_tokens, spec.n_ctx)
-
-    def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
-        """Whether it encodes with the model."""
-        if device.kind != "cpu":
-            return Support(False, f"it runs on the CPU, not on {device.name}")
-        return encoder_support(model, spec)
-
-    def estimate_encoder(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Bytes:
-        """As of a stage."""
-        return estimate_encoder_bytes(model, spec)
-
-    def load_encoder(
-        self,
-        model: ModelSpec,
-        spec: EncoderSpec,
-        devices: tuple[DeviceInfo, ...],
-        leases: tuple[Lease, ...],
-        progress: Progress,
-    ) -> Encoder:
-        """Load the file and encode one text for warmth."""
-        return load_gguf_encoder(model, spec, progress)
 
     def load(
         self,
@@ -209,6 +185,11 @@ def _refuse(model: ModelSpec, spec: StageSpec) -> None:
         )
 
 
+def _attends(model: ModelSpec) -> bool:
+    """Whether any layer keeps keys and values."""
+    return model.state is None or model.state.n_attention_layers > 0
+
+
 # --- loading -----------------------------------------------------------------------------------
 
 
@@ -233,11 +214,6 @@ def _options(model: ModelSpec, spec: StageSpec) -> ContextOptions:
         kv_dtype=spec.kv_dtype,
         threads=useful_threads(model, spec),
         flash_attention=uses_flash_attention(spec),
-def _attends(model: ModelSpec) -> bool:
-    """Whether any layer keeps keys and values."""
-    return model.state is None or model.state.n_attention_layers > 0
-
-
         kv_unified=not has_pools(model, spec),
     )
 

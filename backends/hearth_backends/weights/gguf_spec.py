@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from hearth_backends.errors import ModelFileError, Unsupported
-from hearth_backends.weights.gguf_encoding import encoding_from_header
 from hearth_backends.weights.gguf_header import Entry, Header, StringArray
 from hearth_backends.weights.gguf_names import CANONICAL, canonical_name, is_known
 from hearth_backends.weights.spec import ModelSpec, RopeSpec, StateSpec, TensorInfo
@@ -60,9 +59,9 @@ class Metadata:
         else:
             found = self.get(key, int)
             value = found if found is not None else (default or self.need(key, int))
-        if not 0 < value < LARGEST_NUMBER:
         if or_zero and value == 0 and default is not None:
             value = default
+        if not 0 < value < LARGEST_NUMBER:
             raise ModelFileError(f"corrupt header: {key} = {value}")
         return value
 
@@ -115,9 +114,8 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
         add_bos=_adds_bos(meta),
         tensors=tensors,
         sliding_window=_window(meta, architecture),
-        encoding=encoding_from_header(header.metadata, architecture, tensors),
-    )
         state=_state(meta, architecture, tensors, d_model, n_heads),
+    )
 
 
 def _architecture(meta: Metadata) -> str:
@@ -191,8 +189,6 @@ def _window(meta: Metadata, architecture: str) -> int | None:
     return meta.get(key, int) or None
 
 
-def _prevailing_type(tensors: Mapping[str, TensorInfo]) -> str:
-    """The type that takes the most bytes."""
 def _state(
     meta: Metadata,
     architecture: str,
@@ -243,6 +239,8 @@ def _state_elements(meta: Metadata, architecture: str, d_model: int, n_heads: in
     return n_back * (inner + 2 * number("ssm.group_count") * n_state) + n_state * inner
 
 
+def _prevailing_type(tensors: Mapping[str, TensorInfo]) -> str:
+    """The type that takes the most bytes."""
     n_bytes: Counter[str] = Counter()
     for tensor in tensors.values():
         n_bytes[tensor.dtype] += tensor.n_bytes

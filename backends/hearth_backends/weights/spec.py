@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hearth_backends.weights.encoding import GENERATES, EncodingSpec
-
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
@@ -33,8 +31,6 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
-@dataclass(frozen=True, slots=True)
 class StateSpec:
     """What a recurrent or hybrid model carries along in place of every token's keys and values."""
 
@@ -48,6 +44,8 @@ class StateSpec:
         return 4 * self.n_layers * self.layer_elements
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
     """A model's architecture, dimensions, tokenizer facts and tensors; no weights."""
 
     path: Path | None  # None: the simulated model
@@ -76,10 +74,9 @@ class StateSpec:
     add_bos: bool
     tensors: Mapping[str, TensorInfo] = field(repr=False)  # by canonical name
     sliding_window: int | None = None  # tokens that some layers see; None: the file names none
-    encoding: EncodingSpec = GENERATES
+    state: StateSpec | None = None  # None: all that it remembers are keys and values
 
     def layer_bytes(self, first: int, last: int) -> int:
-    state: StateSpec | None = None  # None: all that it remembers are keys and values
         """Bytes of the tensors of layers [first, last)."""
         return sum(
             t.n_bytes
