@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+from eager_drafter import EagerDrafter
 
 from hearth_backends import registry
 from hearth_backends.base import Lease, Stage
@@ -16,6 +17,8 @@ from hearth_backends.sim.backend import SimBackend
 from hearth_backends.sim.clock import SimClock
 from hearthd import wire
 from hearthd.engine.drafting.drafter import Drafter
+from hearthd.engine.drafting.gate import DraftGate
+from hearthd.engine.drafting.model import DraftModel
 from hearthd.engine.intake import Intake
 from hearthd.engine.loader import LoadPlan, PlannedStage, assemble, plan_load
 
@@ -64,27 +67,47 @@ class Rig:
         n_stages: int = 1,
         clock: SimClock | None = None,
         drafter: Drafter | None = None,
+        draft: str | None = None,
+        draft_clock: SimClock | None = None,
+        gated: bool = False,
         wrap: Callable[[Stage], Stage] = lambda stage: stage,
+        wrap_draft: Callable[[Stage], Stage] = lambda stage: stage,
         **sizes: Any,
     ) -> None:
-        """`sizes`: fields of wire.Load; `wrap`: what each stage is put into.
+        """`sizes`: fields of wire.Load; `wrap`, `wrap_draft`: what each stage is put into.
 
-        Without a drafter nothing is guessed: what the gate decides depends on how fast this machine is.
+        `draft`: the path of a draft model, which is asked in every step. Without it and without a drafter
+        nothing is guessed: what the gate decides (`gated`) depends on how fast this machine is.
         """
         load = wire.Load(
             name="rig", path=path, **{"context": 256, "concurrency": 4, "step_tokens": 64, **sizes}
         )
+        if draft is not None:
+            config = wire.DraftConfig("small", draft, kv_dtype=load.kv_dtype, threads=load.threads)
+            load = msgspec.structs.replace(load, draft=config)
         self.plan = plan_load(_cut(load, n_stages))
         self.model = self.plan.model
         stages = [wrap(_load(stage, self.plan, clock)) for stage in self.plan.stages]
-        self.core = assemble(self.plan, stages, load)
-        self.core.scheduler.drafter = None
+        small, draft_stages = self.plan.draft, []
+        if small is not None:
+            draft_stages = [wrap_draft(_load(s, small, draft_clock)) for s in small.stages]
+        self.core = assemble(self.plan, stages, load, draft_stages)
+        self.draft_model = _draft_model(self.core.scheduler.drafter)
+        if self.draft_model is not None and clock is not None:
+            self.draft_model.clock = clock
+        if not gated:
+            self.core.scheduler.drafter = None
+            if self.draft_model is not None:
+                drafter = EagerDrafter(self.draft_model)
         if drafter is not None:
             self.core.scheduler.draft_with(drafter)
         if clock is not None:
             self.core.scheduler.clock = clock
         self.intake = Intake(self.model, context=self.plan.room.context)
-        self.capacity_tokens = self.core.store.free_tokens()
+        self.stores = [self.core.store]
+        if self.draft_model is not None:
+            self.stores.append(self.draft_model.store)
+        self.capacity_tokens = [store.free_tokens() for store in self.stores]
         self.answers: dict[int, Answer] = {}
         self.n_steps = 0
 
@@ -97,7 +120,7 @@ class Rig:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.core.pipeline.close()
+        self.core.close()
 
     def submit(
         self,
@@ -122,13 +145,13 @@ class Rig:
     def cancel(self, rid: int) -> None:
         """The client of a request goes."""
         self.core.cancel(rid)
-        self.core.store.check()
+        self._check()
 
     def step(self) -> list[wire.Delta]:
-        """One step; the store is whole after it."""
+        """One step; the stores are whole after it."""
         deltas = self.core.step()
         self.n_steps += 1
-        self.core.store.check()
+        self._check()
         self._hear(deltas)
         return deltas
 
@@ -147,16 +170,27 @@ class Rig:
 
     def assert_nothing_leaked(self) -> None:
         """Every request has left, and all memory can be had again."""
-        scheduler, store = self.core.scheduler, self.core.store
+        scheduler = self.core.scheduler
         assert not scheduler.running
         assert not scheduler.waiting
-        assert store.free_tokens() == self.capacity_tokens
-        assert store.can_admit()
-        store.check()
+        assert [store.free_tokens() for store in self.stores] == self.capacity_tokens
+        assert all(store.can_admit() for store in self.stores)
+        self._check()
+
+    def _check(self) -> None:
+        for store in self.stores:
+            store.check()
 
     def _hear(self, deltas: Sequence[wire.Delta]) -> None:
         for delta in deltas:
             self.answers[delta.rid].take(delta)
+
+
+def _draft_model(drafter: Drafter | None) -> DraftModel | None:
+    """What the gate of a loaded engine asks."""
+    if isinstance(drafter, DraftGate) and drafter.offer is not None:
+        return drafter.offer.model
+    return None
 
 
 def _cut(load: wire.Load, n_stages: int) -> wire.Load:
@@ -164,7 +198,7 @@ def _cut(load: wire.Load, n_stages: int) -> wire.Load:
     if n_stages == 1:
         return load
     model = registry.open_model(load.path)
-    backend, n_layers = registry.candidates(model)[0], model.spec.n_layers
+    backend, n_layers = load.backend or registry.candidates(model)[0], model.spec.n_layers
     cuts = [i * n_layers // n_stages for i in range(n_stages + 1)]
     stages = [wire.StageConfig(backend, layers=(first, last)) for first, last in pairwise(cuts)]
     return msgspec.structs.replace(load, stages=stages)

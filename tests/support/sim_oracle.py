@@ -14,6 +14,7 @@ from hearth_backends.sim.language import SimLanguage, oracle, oracle_logits
 from hearth_backends.sim.options import parse_options
 from hearth_backends.sim.tokenizer import END_OF_TEXT, IM_END, ByteTokenizer
 from hearthd import wire
+from hearthd.engine.drafting.drafter import DraftReport
 from hearthd.engine.grammar import GrammarFactory
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
@@ -123,6 +124,10 @@ class ScriptedDrafter:
 
     def forget(self, request: Request) -> None:
         """Nor do they remember."""
+
+    def report(self) -> DraftReport:
+        """Nor do they count."""
+        return DraftReport()
 
     def close(self) -> None:
         """They hold nothing."""

@@ -84,6 +84,12 @@ class EngineCore:
         """Whether `step` has anything to do."""
         return bool(self._in_flight) or self.scheduler.has_work
 
+    def close(self) -> None:
+        """Free the stages, and what guesses for them."""
+        self.pipeline.close()
+        if self.scheduler.drafter is not None:
+            self.scheduler.drafter.close()
+
     def add(self, arrival: Arrival) -> list[wire.Delta]:
         """Take a request; returns its only delta when there is nothing to compute for it."""
         request, output = arrival.request, arrival.output

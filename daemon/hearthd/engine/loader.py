@@ -22,9 +22,15 @@ from hearth_backends.base import (
 from hearth_backends.errors import Unsupported
 from hearth_backends.kv.joint import JointStore
 from hearthd import wire
-from hearthd.engine import policy, tool_format
+from hearthd.engine import tool_format
 from hearthd.engine.core import EngineCore
-from hearthd.engine.drafting.gate import DraftGate
+from hearthd.engine.drafting.opening import (
+    check_vocabularies,
+    draft_load,
+    draft_room,
+    open_gate,
+    open_model,
+)
 from hearthd.engine.pipeline import Pipeline
 from hearthd.engine.prefixes.opening import open_tiers, ram_bytes
 from hearthd.engine.scheduler import Scheduler
@@ -55,6 +61,8 @@ class LoadPlan:
     room: Room
     concurrency: int
     prefix_ram_bytes: int = 0
+    draft: LoadPlan | None = None
+    draft_name: str | None = None
 
     def lease_requests(self) -> list[wire.LeaseRequest]:
         """What each device has to give."""
@@ -88,20 +96,12 @@ def plan_load(load: wire.Load) -> LoadPlan:
     Raises ModelFileError, Unsupported.
     """
     model = registry.open_model(load.path)
-    configs = _stage_configs(load, model)
-    parts = [_device_of(config, model) for config in configs]
-
-    def stages_with(room: Room) -> tuple[PlannedStage, ...]:
-        return tuple(
-            PlannedStage(backend, device, _spec(load, model, configs, i, room), config)
-            for i, (config, (backend, device)) in enumerate(zip(configs, parts, strict=True))
-        )
+    small = None if load.draft is None else _open_draft(load, load.draft, model)
 
     def total_bytes(kv_tokens: int) -> int:
-        return sum(
-            stage.backend.estimate(model.spec, stage.spec, stage.device).total
-            for stage in stages_with(Room(LEAST, kv_tokens))
-        )
+        room = Room(LEAST, kv_tokens)
+        n_bytes = _n_bytes(model, _stages(load, model, room))
+        return n_bytes if small is None else n_bytes + _n_bytes(small[1], _stages(*small, room))
 
     room = choose_room(
         context_trained=model.spec.context_trained,
@@ -111,17 +111,21 @@ def plan_load(load: wire.Load) -> LoadPlan:
         budget_bytes=load.budget_bytes,
         total_bytes=total_bytes,
     )
-    stages = stages_with(room)
+    stages = _stages(load, model, room)
+    draft = None
+    if small is not None:
+        own_room = draft_room(room, small[1])
+        draft = LoadPlan(small[1], _stages(*small, own_room), own_room, load.concurrency)
     needs = [stage.backend.estimate(model.spec, stage.spec, stage.device) for stage in stages]
     spare_bytes = None
     if load.budget_bytes is not None:
         spare_bytes = load.budget_bytes - sum(need.total for need in needs)
-    copies = 0
-    if model.spec.state is None:  # else they are its saved states, which its stages have room for
-        copies = ram_bytes(
-            load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
-        )
-    return LoadPlan(model, stages, room, load.concurrency, copies)
+        spare_bytes -= 0 if draft is None else _n_bytes(draft.model, draft.stages)
+    copies = ram_bytes(
+        load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
+    )
+    name = None if load.draft is None else load.draft.name
+    return LoadPlan(model, stages, room, load.concurrency, copies, draft, name)
 
 
 HOST = "cpu:0"
@@ -137,34 +141,58 @@ def execute_load(
 
     Raises what `Backend.load` raises, and what `grant` raises.
     """
-    leases: dict[str, Lease] = {}
-    for request in plan.lease_requests():
-        need = Bytes(request.weights_bytes, request.kv_bytes, request.workspace_bytes)
-        leases[request.device] = Lease(grant(request), request.device, need)
+    plans = [plan] if plan.draft is None else [plan, plan.draft]
+    parts = [
+        (each.model, stage, lease)
+        for each, leases in [(each, _leases(each, grant)) for each in plans]
+        for stage in each.stages
+        for lease in [leases[stage.device.name]]
+    ]
     stages: list[Stage] = []
     try:
-        for i, stage in enumerate(plan.stages):
+        for i, (model, stage, lease) in enumerate(parts):
             stages.append(
                 stage.backend.load(
-                    plan.model.spec,
+                    model.spec,
                     stage.spec,
                     (stage.device,),
-                    (leases[stage.device.name],),
-                    _part_of(progress, i, len(plan.stages)),
+                    (lease,),
+                    _part_of(progress, i, len(parts)),
                 )
             )
-        return assemble(plan, stages, load)
+        n_own = len(plan.stages)
+        return assemble(plan, stages[:n_own], load, draft_stages=stages[n_own:])
     except BaseException:
         for loaded in stages:
             loaded.close()
         raise
 
 
-def assemble(plan: LoadPlan, stages: Sequence[Stage], load: wire.Load) -> EngineCore:
-    """An engine around loaded stages."""
-    stores = [stage.backend.store(plan.model.spec, stage.spec) for stage in plan.stages]
-    store: KVStore = stores[0] if len(stores) == 1 else JointStore(stores)
+def _leases(plan: LoadPlan, grant: Grant) -> dict[str, Lease]:
+    """By device; raises what `grant` raises."""
+    leases: dict[str, Lease] = {}
+    for request in plan.lease_requests():
+        need = Bytes(request.weights_bytes, request.kv_bytes, request.workspace_bytes)
+        leases[request.device] = Lease(grant(request), request.device, need)
+    return leases
+
+
+def assemble(
+    plan: LoadPlan, stages: Sequence[Stage], load: wire.Load, draft_stages: Sequence[Stage] = ()
+) -> EngineCore:
+    """An engine around loaded stages; raises Unsupported where a draft model cannot guess for them."""
+    store = _store(plan)
     pipeline = Pipeline(stages)
+    draft = None
+    if plan.draft is not None:
+        draft = open_model(
+            Pipeline(draft_stages),
+            _store(plan.draft),
+            plan.draft.room,
+            n_rows=plan.draft.stages[0].spec.n_rows,
+            models=(plan.model, plan.draft.model),
+        )
+    gate = open_gate(pipeline.caps, draft, plan.draft_name)
     scheduler = Scheduler(
         store,
         pipeline.caps,
@@ -174,8 +202,8 @@ def assemble(plan: LoadPlan, stages: Sequence[Stage], load: wire.Load) -> Engine
         itl_target_seconds=load.itl_target_seconds,
         aging_seconds=load.aging_seconds,
     )
-    if policy.draft_refusal(pipeline.caps) is None and not pipeline.caps.async_depth:
-        scheduler.draft_with(DraftGate())
+    if gate is not None:
+        scheduler.draft_with(gate)
     prefixes = open_tiers(
         load,
         store,
@@ -187,6 +215,12 @@ def assemble(plan: LoadPlan, stages: Sequence[Stage], load: wire.Load) -> Engine
     return EngineCore(
         plan.model, pipeline, store, scheduler, context=plan.room.context, prefixes=prefixes
     )
+
+
+def _store(plan: LoadPlan) -> KVStore:
+    """Of all its stages."""
+    stores = [stage.backend.store(plan.model.spec, stage.spec) for stage in plan.stages]
+    return stores[0] if len(stores) == 1 else JointStore(stores)
 
 
 def model_info(plan: LoadPlan) -> wire.ModelInfo:
@@ -206,8 +240,34 @@ def model_info(plan: LoadPlan) -> wire.ModelInfo:
         stages=[stage.config for stage in plan.stages],
         has_chat_template=spec.chat_template is not None,
         tool_format=tool_format.detect(spec.chat_template),
+        draft=plan.draft_name,
         weights_bytes=sum(request.weights_bytes for request in plan.lease_requests()),
         rss_bytes=psutil.Process().memory_info().rss,
+    )
+
+
+def _open_draft(
+    load: wire.Load, draft: wire.DraftConfig, model: LoadedModel
+) -> tuple[wire.Load, LoadedModel]:
+    """The draft model of a load, and how it is loaded; raises Unsupported for another vocabulary."""
+    small = registry.open_model(draft.path)
+    check_vocabularies(model, small, draft.name)
+    return draft_load(load, draft), small
+
+
+def _stages(load: wire.Load, model: LoadedModel, room: Room) -> tuple[PlannedStage, ...]:
+    """Every stage in that room; raises Unsupported."""
+    configs = _stage_configs(load, model)
+    parts = [_device_of(config, model) for config in configs]
+    return tuple(
+        PlannedStage(backend, device, _spec(load, model, configs, i, room), config)
+        for i, (config, (backend, device)) in enumerate(zip(configs, parts, strict=True))
+    )
+
+
+def _n_bytes(model: LoadedModel, stages: Sequence[PlannedStage]) -> int:
+    return sum(
+        stage.backend.estimate(model.spec, stage.spec, stage.device).total for stage in stages
     )
 
 
@@ -262,9 +322,8 @@ def _spec(
         n_rows=max(load.step_tokens, load.concurrency),
         kv_tokens=room.kv_tokens,
         kv_dtype=load.kv_dtype,
-        weight_kind=load.weights,
+        weight_kind="file",
         threads=max(1, cores // n_sharing),
-        state_bytes=load.prefix_ram_bytes,
     )
 
 

@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from hearth_backends.errors import BackendError
 from hearthd import wire
 from hearthd.engine.core import EngineCore
+from hearthd.engine.drafting.drafter import DraftReport
 from hearthd.engine.intake import Arrival, Intake, Refused
 from hearthd.engine.link import EngineLink, HearthdGone
 from hearthd.engine.loader import execute_load, model_info, plan_load
@@ -77,7 +78,7 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
     except BackendError as error:
         link.send(wire.Failed(error.code, str(error)))
         return 1
-    with core.pipeline:
+    with closing(core):
         link.send(wire.Ready(model_info(plan), time.monotonic() - started))
         gc.collect()
         gc.freeze()  # what the load left stays; collections while serving need not look at it
@@ -284,6 +285,7 @@ class Worker:
         scheduler, counters = self._core.scheduler, self._core.counters
         prefixes = self._core.prefixes
         recalls = PrefixCounters() if prefixes is None else prefixes.counters
+        drafts = DraftReport() if scheduler.drafter is None else scheduler.drafter.report()
         began = self._step_began
         return wire.Beat(
             n_running=len(scheduler.running),
@@ -301,4 +303,9 @@ class Worker:
             n_recalls=recalls.n_recalls,
             n_disk_recalls=recalls.n_disk_recalls,
             n_recalled_tokens=recalls.n_recalled_tokens,
+            n_drafted=drafts.guessed,
+            n_draft_accepted=drafts.accepted,
+            draft_gain=drafts.gain,
+            draft_model_seconds=drafts.model_seconds,
+            draft_failure=drafts.failure,
         )

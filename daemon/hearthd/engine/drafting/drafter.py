@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class DraftReport:
+    """What guessing has brought since the engine started; see the heartbeat."""
+
+    guessed: dict[str, int] = field(default_factory=dict)  # tokens, by whose guess
+    accepted: dict[str, int] = field(default_factory=dict)
+    gain: float | None = None
+    model_seconds: float = 0.0
+    failure: str | None = None  # why a draft model guesses no more
 
 
 class Drafter(Protocol):
@@ -25,6 +37,9 @@ class Drafter(Protocol):
 
     def forget(self, request: Request) -> None:
         """The request is over."""
+
+    def report(self) -> DraftReport:
+        """What it has brought so far; called from any thread."""
 
     def close(self) -> None:
         """Free what is held for guessing; idempotent."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from hearthd.engine.costs import StepCosts
 from hearthd.engine.drafting.acceptance import Acceptance
 from hearthd.engine.drafting.counters import DraftCounters, Source
+from hearthd.engine.drafting.drafter import DraftReport
 from hearthd.engine.drafting.lookup import LOOKUP_LENGTHS, PromptLookup
 from hearthd.engine.drafting.offer import ModelOffer
 from hearthd.engine.drafting.widths import MAX_DRAFT_TOKENS, Widths, best_widths
@@ -139,13 +140,13 @@ class DraftGate:
         n_guessed = sum(plan.drafts)
         model_seconds = 0.0 if self.offer is None else self.offer.take_seconds()
         plain_steps = sum(n_gained) / len(plan)
+        self.counters.seconds_model += model_seconds
         if _only_decodes(plan):
             own_seconds = max(seconds - model_seconds, _LEAST_SHARE * seconds)
             self.costs.observe(len(plan) + n_guessed, own_seconds)
             plain = self.costs.of(len(plan))
             if plain is not None:
                 self.counters.observe(seconds, plain * plain_steps)
-                self.counters.seconds_model += model_seconds
                 if self.offer is not None:
                     self.offer.settle(plain_steps, seconds / plain, guessed=model_seconds > 0)
         elif self.offer is not None and model_seconds:
@@ -157,11 +158,14 @@ class DraftGate:
                 plan.requests, plan.drafts, n_gained, strict=True
             ):
                 if n_drafted and gained:
-                    self._learn(request, n_drafted, gained - 1)
+                    self._learn(request, n_drafted, gained)
 
-    def _learn(self, request: Request, n_guessed: int, n_accepted: int) -> None:
+    def _learn(self, request: Request, n_guessed: int, n_gained: int) -> None:
         memory = self._memory(request)
         guess = memory.in_flight
+        n_accepted = n_gained - 1
+        if n_gained <= n_guessed and request.tokens[-1] == guess.tokens[n_accepted]:
+            n_accepted += 1  # the last one stood too: it ends the answer, nothing came after it
         self.counters.count(guess.source, n_guessed, n_accepted)
         if guess.source == "lookup":
             memory.acceptance.observe(guess.kinds[:n_guessed], n_accepted)
@@ -180,6 +184,17 @@ class DraftGate:
         self._memories.pop(request.id, None)
         if self.offer is not None:
             self.offer.forget(request)
+
+    def report(self) -> DraftReport:
+        """What it has brought so far; called from any thread."""
+        counters = self.counters
+        return DraftReport(
+            guessed={str(source): n for source, n in counters.guessed.items()},
+            accepted={str(source): n for source, n in counters.accepted.items()},
+            gain=counters.gain,
+            model_seconds=counters.seconds_model,
+            failure=None if self.offer is None else self.offer.model.failure,
+        )
 
     def close(self) -> None:
         """Free the draft model; idempotent."""

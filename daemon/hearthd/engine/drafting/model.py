@@ -92,9 +92,10 @@ class DraftModel:
 
     def settle(self) -> None:
         """Cut off what it guessed and what did not stand; before anything else is made of its memory."""
-        for follower in self._unsettled.values():
-            self._settle(follower)
-        self._unsettled.clear()
+        for follower in list(self._unsettled.values()):
+            if not follower.request.n_inflight:  # else what it guessed is being tried
+                del self._unsettled[follower.id]
+                self._settle(follower)
 
     def _settle(self, follower: Follower) -> None:
         request, n = follower.request, follower.n_at_guess
@@ -134,6 +135,7 @@ class DraftModel:
             return known
         if not self.store.can_admit():
             return None
+        self.settle()  # what is matched must be what it says
         follower = self._followers[request.id] = Follower(request)
         self.store.match(follower)
         return follower
