@@ -54,6 +54,7 @@ class DraftConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     device: str = "cpu:0"
     stages: list[StageConfig] = []
     kv_dtype: str = "f16"
+    weights: str = "file"
     threads: int | None = None
     options: dict[str, Any] = {}
 

@@ -64,6 +64,7 @@ def draft_config(config: ModelConfig, models: Mapping[str, ModelConfig]) -> wire
         device=draft.devices[0],
         stages=_stages(draft),
         kv_dtype=draft.kv_dtype,
+        weights=draft.weights,
         threads=draft.threads,
         options=draft.options,
     )
