@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.weights.spec import ModelSpec
 
 I32: TypeAlias = NDArray[np.int32]
@@ -436,20 +437,29 @@ class Backend(ABC):
     ) -> Stage:
         """Load a stage; raises ModelFileError, Unsupported, OutOfMemory."""
 
+    def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
+        """Whether `load_encoder` would load it; no with the reason in words."""
+        if type(self).load_encoder is Backend.load_encoder:
+            return Support(False, "it runs no embedding models")
+        return Support(True)
+
+    def estimate_encoder(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Bytes:
+        """Bytes that `load_encoder` will take; pure. Unless a backend knows better: a guess."""
+        rows = spec.n_rows * (12 * model.d_model + 2 * model.d_ff + spec.n_ctx * model.n_heads)
+        return Bytes(model.layer_bytes(0, model.n_layers) + model.outer_bytes(), 0, 4 * rows)
+
     def load_encoder(
-        self, model: ModelSpec, devices: tuple[DeviceInfo, ...], leases: tuple[Lease, ...]
+        self,
+        model: ModelSpec,
+        spec: EncoderSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
     ) -> Encoder:
-        """An embedding model; raises Unsupported where the backend has none."""
+        """Load a whole model to encode with; raises ModelFileError, Unsupported, OutOfMemory."""
         from hearth_backends.errors import Unsupported
 
         raise Unsupported(f"backend {self.name} runs no embedding models")
-
-
-class Encoder(Protocol):
-    """An embedding model: no scheduler, no key-value memory."""
-
-    def encode(self, token_lists: Sequence[Sequence[int]]) -> F32:
-        """One vector for each list: [n, d]."""
 
 
 class Tokenizer(Protocol):

@@ -29,6 +29,7 @@ from hearth_backends.base import (
     StageSpec,
     Support,
 )
+from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import BackendError, ModelFileError, StepError, Unsupported
 from hearth_backends.gguf.context import BatchBuffers, Context, ContextOptions
 from hearth_backends.gguf.cutting import (
@@ -41,6 +42,8 @@ from hearth_backends.gguf.cutting import (
     token_scale,
     vector_divisor,
 )
+from hearth_backends.gguf.encoder import encoder_support, load_gguf_encoder
+from hearth_backends.gguf.encoder_memory import estimate_encoder_bytes
 from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
 from hearth_backends.gguf.memory import (
     estimate_bytes,
@@ -109,6 +112,27 @@ class GgufBackend(Backend):
         if has_pools(model, spec):
             return (SlotStore if shares else UnsharedSlots)(spec.n_seq, spec.n_ctx)
         return (CellStore if shares else UnsharedCells)(spec.n_seq, spec.kv_tokens, spec.n_ctx)
+
+    def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
+        """Whether it encodes with the model."""
+        if device.kind != "cpu":
+            return Support(False, f"it runs on the CPU, not on {device.name}")
+        return encoder_support(model, spec)
+
+    def estimate_encoder(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Bytes:
+        """As of a stage."""
+        return estimate_encoder_bytes(model, spec)
+
+    def load_encoder(
+        self,
+        model: ModelSpec,
+        spec: EncoderSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
+    ) -> Encoder:
+        """Load the file and encode one text for warmth."""
+        return load_gguf_encoder(model, spec, progress)
 
     def load(
         self,

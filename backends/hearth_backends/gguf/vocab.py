@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hearth_backends.base import LoadedModel
+from hearth_backends.encoder import Pair
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.gguf.llama import Model, lib
 from hearth_backends.weights.gguf_file import GgufFile
@@ -54,6 +55,11 @@ class GgufTokenizer:
         self.bos_id = _token(lib.llama_vocab_bos(self._vocab))
         self.eos_id = _token(lib.llama_vocab_eos(self._vocab))
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
+        separator = _token(lib.llama_vocab_sep(self._vocab))
+        self._separator = separator if lib.llama_vocab_get_add_sep(self._vocab) else None
+        self._terminator = self.eos_id if lib.llama_vocab_get_add_eos(self._vocab) else None
+        if self._terminator is None and self.eos_id is None:
+            self._terminator = self._separator
         self.end_ids = frozenset(
             token for token in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, token)
         )
@@ -74,6 +80,24 @@ class GgufTokenizer:
             if n >= 0:
                 return tokens[:n]
             room = -n
+
+    @property
+    def joins_pairs(self) -> bool:
+        """Whether a text ends in a mark, or one stands between texts."""
+        return self._terminator is not None or self._separator is not None
+
+    def encode_pair(self, first: str, second: str, *, most: int | None = None) -> Pair:
+        """BOS, text, end, separator, text, end: of these marks those that the vocabulary has.
+
+        The end is that of a sentence, or else the separator, which then does not stand twice.
+        """
+        tail = [] if self._terminator is None else [self._terminator]
+        head = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
+        head += self.encode(first, add_special=False, parse_special=False) + tail
+        if self._separator is not None and tail != [self._separator]:
+            head.append(self._separator)
+        tokens = self.encode(second, add_special=False, parse_special=False)[:most]
+        return Pair(head + tokens + tail, len(head), len(tokens))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes a token stands for; raises ValueError for a number that is no token."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from hearth_backends.errors import ModelFileError, Unsupported
+from hearth_backends.weights.gguf_encoding import encoding_from_header
 from hearth_backends.weights.gguf_header import Entry, Header, StringArray
 from hearth_backends.weights.gguf_names import CANONICAL, canonical_name, is_known
 from hearth_backends.weights.spec import ModelSpec, RopeSpec, StateSpec, TensorInfo
@@ -114,6 +115,7 @@ def spec_from_header(header: Header, path: Path, file_bytes: int, digest: str) -
         add_bos=_adds_bos(meta),
         tensors=tensors,
         sliding_window=_window(meta, architecture),
+        encoding=encoding_from_header(header.metadata, architecture, tensors),
         state=_state(meta, architecture, tensors, d_model, n_heads),
     )
 

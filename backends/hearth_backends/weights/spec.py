@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hearth_backends.weights.encoding import GENERATES, EncodingSpec
+
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
@@ -74,6 +76,7 @@ class ModelSpec:
     add_bos: bool
     tensors: Mapping[str, TensorInfo] = field(repr=False)  # by canonical name
     sliding_window: int | None = None  # tokens that some layers see; None: the file names none
+    encoding: EncodingSpec = GENERATES
     state: StateSpec | None = None  # None: all that it remembers are keys and values
 
     def layer_bytes(self, first: int, last: int) -> int:
