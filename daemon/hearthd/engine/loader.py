@@ -121,9 +121,11 @@ def plan_load(load: wire.Load) -> LoadPlan:
     if load.budget_bytes is not None:
         spare_bytes = load.budget_bytes - sum(need.total for need in needs)
         spare_bytes -= 0 if draft is None else _n_bytes(draft.model, draft.stages)
-    copies = ram_bytes(
-        load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
-    )
+    copies = 0
+    if model.spec.state is None:  # else they are its saved states, which its stages have room for
+        copies = ram_bytes(
+            load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
+        )
     name = None if load.draft is None else load.draft.name
     return LoadPlan(model, stages, room, load.concurrency, copies, draft, name)
 
@@ -322,8 +324,9 @@ def _spec(
         n_rows=max(load.step_tokens, load.concurrency),
         kv_tokens=room.kv_tokens,
         kv_dtype=load.kv_dtype,
-        weight_kind="file",
+        weight_kind=load.weights,
         threads=max(1, cores // n_sharing),
+        state_bytes=load.prefix_ram_bytes,
     )
 
 
