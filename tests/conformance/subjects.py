@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +16,7 @@ from typing import Any
 import msgspec
 import sim_oracle
 from engine_rig import Answer, Rig
+from recurrent_models import write_recurrent
 from shells import Masking, mask_of
 
 import hearth_backends
@@ -22,6 +26,8 @@ from hearth_backends.sim.language import oracle
 from hearthd import wire
 
 CANARY = Path(hearth_backends.__file__).parent / "canary" / "canary.gguf"
+WRITTEN = Path(tempfile.gettempdir()) / f"hearth-conformance-{os.getpid()}"
+"""Where models are written that the suite makes for itself; `forget_models` removes it."""
 SURE = 1e-3
 """Two best log-probabilities this far apart keep their order whoever shares the batch."""
 
@@ -53,11 +59,15 @@ class Subject:
     needs: str = ""  # a package without which it is skipped
     fails_every: tuple[int, ...] = (2, 3, 5)  # steps that are let fail
     refuses: dict[str, str] = field(default_factory=dict, hash=False)  # feature: in these words
+    write: Callable[[Path], None] | None = None  # makes its model
 
     def absence(self) -> str | None:
         """Why it cannot be tried here."""
         if self.needs and find_spec(self.needs) is None:
             return f"the package {self.needs} is not installed"
+        if self.write is not None and not Path(self.path).exists():
+            WRITTEN.mkdir(exist_ok=True)
+            self.write(Path(self.path))
         if not self.path.startswith("sim:") and not Path(self.path).exists():
             return f"{self.path} is not there"
         return None
@@ -202,4 +212,38 @@ def _gguf(n_stages: int) -> Subject:
     )
 
 
-SUBJECTS = [*_simulated(), _gguf(1), _gguf(2)]
+def _onnx(n_stages: int) -> Subject:
+    return Subject(
+        name=f"onnx, {n_stages} stages",
+        path=str(CANARY),
+        n_stages=n_stages,
+        load={"backend": "onnx", "kv_dtype": "f32", "weights": "fp32", "threads": 1},
+        fails_every=_fails_every("slots", n_stages),
+        needs="onnxruntime",
+        refuses={"adapters": "loads no adapters"},
+    )
+
+
+def _recurrent(architecture: str) -> Subject:
+    """A tiny random model that carries a state."""
+    return Subject(
+        name=f"gguf, {architecture}",
+        path=str(WRITTEN / f"{architecture}.gguf"),
+        load={"kv_dtype": "f32", "threads": 1},
+        fails_every=_fails_every("states", 1),
+        needs="llama_cpp",
+        refuses={
+            "adapters": "loads no adapters",
+            "drafts": "memory that can step back",
+            "recalls": "carries a state",
+        },
+        write=partial(write_recurrent, architecture=architecture),
+    )
+
+
+def forget_models() -> None:
+    """Remove the models that were written."""
+    shutil.rmtree(WRITTEN, ignore_errors=True)
+
+
+SUBJECTS = [*_simulated(), _gguf(1), _gguf(2), *map(_recurrent, ("mamba", "lfm2")), _onnx(1), _onnx(2)]

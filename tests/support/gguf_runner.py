@@ -1,4 +1,4 @@
-"""Stages of the GGUF backend driven as a pipeline, one step at a time, with the whole distribution of each row."""
+"""Stages of a backend, GGUF unless told, driven as a pipeline, one step at a time, with the whole distribution of each row."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_backends.base import (
+    Backend,
     Batch,
     Bytes,
     DeviceInfo,
@@ -62,19 +63,25 @@ def cut_specs(model: LoadedModel, *cuts: int, **fields: object) -> list[StageSpe
     ]
 
 
-def load(model: LoadedModel, spec: StageSpec, device: DeviceInfo = CPU) -> Stage:
+def load(
+    model: LoadedModel, spec: StageSpec, device: DeviceInfo = CPU, backend: Backend = BACKEND
+) -> Stage:
     lease = Lease(1, device.name, Bytes(0, 0, 0))
-    return BACKEND.load(model.spec, spec, (device,), (lease,), lambda _fraction: None)
+    return backend.load(model.spec, spec, (device,), (lease,), lambda _fraction: None)
 
 
 class Runner:
     """Stages driven as a pipeline, remembering each row's length."""
 
-    def __init__(self, model: LoadedModel, specs: Sequence[StageSpec]) -> None:
+    def __init__(
+        self, model: LoadedModel, specs: Sequence[StageSpec], backend: Backend = BACKEND
+    ) -> None:
         self.model = model
         self.lengths = [0] * specs[0].n_seq
         self._stack = ExitStack()
-        self.stages = [self._stack.enter_context(closing(load(model, spec))) for spec in specs]
+        self.stages = [
+            self._stack.enter_context(closing(load(model, spec, CPU, backend))) for spec in specs
+        ]
 
     def close(self) -> None:
         self._stack.close()

@@ -83,7 +83,8 @@ class Runner:
         bound.lengths[:] = before
         bound.lengths += length - 1
         bound.longest[...] = bound.lengths.max() + 1
-        bound.wanted[: len(wanted)] = wanted
+        if self._widths.has_head:
+            bound.wanted[: len(wanted)] = wanted
         try:
             self._session.run(bound.binding)
         except RUN_ERRORS as error:
