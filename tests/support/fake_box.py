@@ -61,6 +61,7 @@ class FakeBox:
         self.dies = False  # after the last piece, without a word
         self.stream_end: list[str] | None = None  # raw events instead of finish, usage and [DONE]
         self.requests: list[dict[str, Any]] = []
+        self.n_answering = 0  # chats under way
         self.streaming = threading.Event()  # a first piece was sent
         self.cancelled = threading.Event()  # a client went before its answer was whole
 
@@ -91,14 +92,17 @@ class FakeBox:
         if not body.get("stream"):
             return web.json_response(self._whole())
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
+        self.n_answering += 1
         try:
+            await response.prepare(request)
             await self._stream(response)
             if self.dies and request.transport is not None:
                 request.transport.abort()
         except (asyncio.CancelledError, ConnectionResetError):
             self.cancelled.set()
             raise
+        finally:
+            self.n_answering -= 1
         return response
 
     def _whole(self) -> dict[str, Any]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
 
 from hearth_tui.address import Address
 from hearth_tui.errors import BoxError, BoxUnreachable, NotHearth, UsageError
+from hearth_tui.interrupts import Interrupts
 from hearth_tui.sse import EventBuffer
 from hearth_tui.types import (
     ChatRequest,
@@ -41,13 +42,12 @@ class Client:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._http = httpx.Client(
-            base_url=address.url,
-            transport=_transport(address),
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-        )
+        self._http = _open(address)
+        self._interrupts = Interrupts()
+        self._opened = ExitStack()
 
     def __enter__(self) -> Self:
+        self._opened.enter_context(self._interrupts.listening())
         return self
 
     def __exit__(
@@ -56,7 +56,14 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._http.close()
+        with self._opened, self._interrupts.held():
+            self._http.close()
+
+    def hang_up(self) -> None:
+        """Close every connection, whatever goes on over it; the next question opens a new one."""
+        with self._interrupts.held():
+            before, self._http = self._http, _open(self.address)
+            before.close()
 
     def models(self) -> list[Model]:
         """The models of the box, ready or not, in its order."""
@@ -68,8 +75,7 @@ class Client:
 
     def readiness(self) -> Readiness:
         """Whether the box is ready, and each model's state."""
-        with self._reaching():
-            response = self._http.get("/readyz")
+        response = self._ask(self._request("GET", "/readyz"))
         if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
             _raise_for_status(response)
         try:
@@ -80,8 +86,7 @@ class Client:
 
     def complete(self, request: ChatRequest) -> Completion:
         """The whole answer at once."""
-        with self._reaching():
-            response = self._http.send(self._chat(request))
+        response = self._ask(self._chat(request))
         _raise_for_status(response)
         return _decode(response, Completion)
 
@@ -89,27 +94,45 @@ class Client:
     def stream(self, request: ChatRequest) -> Iterator[Iterator[Chunk]]:
         """The answer chunk by chunk; leaving the context closes the connection, which cancels the request.
 
-        An error that arrives within the stream is raised as BoxError.
+        An error that arrives within the stream is raised as BoxError. After a KeyboardInterrupt only
+        `hang_up` is sure to cancel it.
         """
         request = msgspec.structs.replace(
             request, stream=True, stream_options=StreamOptions(include_usage=True)
         )
-        with self._reaching():
-            response = self._http.send(self._chat(request), stream=True)
-            try:
-                if response.is_error:
+        response = self._ask(self._chat(request), stream=True)
+        try:
+            if response.is_error:
+                with self._reaching():
                     response.read()
-                _raise_for_status(response)
-                yield _chunks(response)
-            finally:
+            _raise_for_status(response)
+            yield self._chunks(response)
+        finally:
+            with self._reaching():
                 response.close()
+
+    def _chunks(self, response: httpx.Response) -> Iterator[Chunk]:
+        buffer = EventBuffer()
+        pieces = response.iter_bytes()
+        while True:
+            with self._reaching():
+                received = next(pieces, None)
+            if received is None:
+                return
+            for data in buffer.feed(received):
+                if data == _END_OF_STREAM:
+                    continue  # reading to the end keeps the connection for the next question
+                chunk = _decode_chunk(data)
+                if chunk.error is not None:
+                    raise _box_error(chunk.error.message, None, chunk.error.code)
+                yield chunk
 
     def _chat(self, request: ChatRequest) -> httpx.Request:
         try:
             body = msgspec.json.encode(request)
         except UnicodeEncodeError:
             raise UsageError("the text has bytes that are not UTF-8") from None
-        return self._http.build_request(
+        return self._request(
             "POST",
             "/v1/chat/completions",
             content=body,
@@ -118,15 +141,25 @@ class Client:
         )
 
     def _get(self, path: str, kind: type[T]) -> T:
-        with self._reaching():
-            response = self._http.get(path)
+        response = self._ask(self._request("GET", path))
         _raise_for_status(response)
         return _decode(response, kind)
+
+    def _request(self, method: str, path: str, **details: Any) -> httpx.Request:
+        with self._reaching():
+            return self._http.build_request(
+                method, path, extensions={"trace": self._interrupts.on_event}, **details
+            )
+
+    def _ask(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
+        with self._reaching():
+            return self._http.send(request, stream=stream)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
-            yield
+            with self._interrupts.held():
+                yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise BoxUnreachable(
                 f"no box answers at {self.address} ({_reason(error)}); is hearthd running?"
@@ -145,6 +178,14 @@ class Client:
             raise UsageError(f"{str(self.address)!r} is not a URL: {error}") from error
 
 
+def _open(address: Address) -> httpx.Client:
+    return httpx.Client(
+        base_url=address.url,
+        transport=_transport(address),
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+    )
+
+
 def _transport(address: Address) -> httpx.HTTPTransport:
     """Never through a proxy: a box is near."""
     if address.socket is not None:
@@ -161,18 +202,6 @@ def _keepalive_options() -> list[tuple[int, int, int]]:
         if hasattr(socket, name):  # not every system has them
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
     return options
-
-
-def _chunks(response: httpx.Response) -> Iterator[Chunk]:
-    buffer = EventBuffer()
-    for received in response.iter_bytes():
-        for data in buffer.feed(received):
-            if data == _END_OF_STREAM:
-                continue  # reading to the end keeps the connection for the next question
-            chunk = _decode_chunk(data)
-            if chunk.error is not None:
-                raise _box_error(chunk.error.message, None, chunk.error.code)
-            yield chunk
 
 
 def _decode_chunk(data: bytes) -> Chunk:

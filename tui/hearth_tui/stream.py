@@ -16,8 +16,13 @@ def stream_answer(box: Client, request: ChatRequest, write: Callable[[str], None
     Raises what `Client.stream` raises, and AnswerBrokenOff.
     """
     meter = AnswerMeter(time.monotonic())
-    with box.stream(request) as chunks:
-        for chunk in chunks:
-            if text := meter.add(chunk, time.monotonic()):
-                write(text)
+    try:
+        with box.stream(request) as chunks:
+            for chunk in chunks:
+                if text := meter.add(chunk, time.monotonic()):
+                    write(text)
+    except KeyboardInterrupt:
+        # It may have come before the response had a name here by which it could be closed.
+        box.hang_up()
+        raise
     return meter.finish()
