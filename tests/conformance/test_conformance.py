@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from features import FEATURES, Feature
 from matrix import PAGE, page
-from subjects import SUBJECTS, Subject
+from subjects import SUBJECTS, Subject, forget_models
 
 from hearth_backends.errors import Unsupported
+
+
+@pytest.fixture(scope="module", autouse=True)
+def written_models() -> Iterator[None]:
+    """Gone when the suite is over."""
+    yield
+    forget_models()
 
 
 def _subjects() -> list[object]:
