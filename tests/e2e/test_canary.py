@@ -25,15 +25,23 @@ CUT = (
     '[models.canary]\npath = "builtin:canary"\nkv_dtype = "f32"\n'
     'stages = [{backend = "gguf", layers = [0, 2]}, {backend = "gguf", layers = [2, 4]}]\n'
 )
+ONNX = '[models.canary]\npath = "builtin:canary"\nbackend = "onnx"\nweights = "fp32"\n'
+MIXED = (
+    '[models.canary]\npath = "builtin:canary"\nkv_dtype = "f32"\n'
+    'stages = [{backend = "gguf", layers = [0, 2]}, {backend = "onnx", layers = [2, 4]}]\n'
+)
+CONFIGS = {"whole": PRECISE, "two stages": CUT, "onnx": ONNX, "gguf and onnx": MIXED}
 N_INSTANCES = 8
 """Of each task; the model itself is right on about 99 of 100, see the canary's page."""
 
 
-@pytest.fixture(scope="module", params=["whole", "two stages"])
+@pytest.fixture(scope="module", params=CONFIGS)
 def box(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    if "onnx" in request.param:
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     with tempfile.TemporaryDirectory(prefix="hearth") as folder:
         config = Path(folder) / "hearthd.toml"
-        config.write_text(CUT if request.param == "two stages" else PRECISE)
+        config.write_text(CONFIGS[request.param])
         with running(Path(folder), "--config", str(config)) as daemon:
             daemon.until_ready()
             yield daemon
