@@ -8,10 +8,10 @@ A frame is four bytes of length (big endian) and a msgpack map with a `type` tag
     LeaseGrant | LeaseRefusal  ->
                                <-    Loading ...       progress
                                <-    Ready | Failed
-    Submit, Cancel, Encode, Decode ->
-                               <-    Step (deltas), Reject, Encoded, Decoded
+    Submit, Embed, Cancel, Encode, Decode ->
+                               <-    Step (deltas), Embedded, Reject, Encoded, Decoded
     Probe                      ->                      where it was silent for a while
-                               <-    Probed            a token was computed, or other work went on
+                               <-    Probed            a token or a vector was computed, or other work went on
                                <-    Beat              each second, from its own thread
     Stop                       ->                      finishes what runs, then exits
 
@@ -59,6 +59,13 @@ class DraftConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, Any] = {}
 
 
+Task: TypeAlias = Literal["generate", "embed", "rerank"]
+"""What a model does: continue texts, turn them into vectors, or score documents for a query."""
+EncodingTask: TypeAlias = Literal["embed", "rerank"]
+VectorPooling: TypeAlias = Literal["mean", "cls", "last"]
+"""How the vectors of a text's tokens become one."""
+
+
 class Load(Frame, frozen=True):
     """Which model to load, and how; the first frame an engine gets."""
 
@@ -81,6 +88,8 @@ class Load(Frame, frozen=True):
     prefix_disk_bytes: int = 0  # of files for prefixes that outlive the engine
     prefix_folder: str | None = None  # where those are; None: nowhere
     draft: DraftConfig | None = None  # what guesses for it, besides its own text
+    task: Task | None = None  # None: what the file was made for
+    pooling: VectorPooling | None = None  # None: as the file says
     options: dict[str, Any] = {}  # of the backend
 
 
@@ -137,6 +146,9 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     weights_bytes: int
     rss_bytes: int | None = None  # of the engine after the load
     tool_format: ToolFormat | None = None  # that its chat template teaches
+    task: Task = "generate"
+    embedding_size: int | None = None  # of a vector
+    pooling: str | None = None  # of an embedding model
     draft: str | None = None  # the model that guesses for it
 
 
@@ -266,6 +278,24 @@ class Submit(Frame, frozen=True):
     calls_tools: bool = False  # marks of tool calls are part of the text, control tokens or not
 
 
+class Embed(Frame, frozen=True):
+    """Vectors of texts or token lists, one of the two; with a query, scores of the texts for it."""
+
+    rid: int
+    texts: list[str] | None = None
+    token_lists: list[list[int]] | None = None
+    query: str | None = None
+    add_special: bool = True  # the marks around a text that the model wants
+    truncate: int | None = None  # tokens of a text or a pair at most; below 0: what fits
+    most_document_tokens: int | None = None  # of each document, beside the query
+    dimensions: int | None = None  # of a vector; None: all there are
+    priority: int = 0  # as of Submit, here and below
+    key: str = ""
+    weight: float = 1.0
+    deadline_seconds: float | None = None
+    arrived_seconds: float = 0.0
+
+
 class Cancel(Frame, frozen=True):
     """The client has gone."""
 
@@ -367,12 +397,23 @@ class Decoded(Frame, frozen=True):
     text: str
 
 
+class Embedded(Frame, frozen=True):
+    """Answer to Embed: n vectors in order, or n scores (dim 1), as little-endian float32 [n, dim]."""
+
+    rid: int
+    n: int
+    dim: int
+    values: bytes
+    n_prompt: int  # tokens of all texts
+    started_seconds: float | None = None  # when the first of them left the queue
+
+
 class Beat(Frame, frozen=True):
     """A sign of life with the engine's counters; totals since start."""
 
     n_running: int
     n_waiting: int
-    kv_tokens_free: int
+    kv_tokens_free: int | None  # None: there is no such memory
     step_age_seconds: float | None  # how long the present step has run; None: idle
     n_steps: int
     n_prompt_tokens: int
@@ -385,6 +426,8 @@ class Beat(Frame, frozen=True):
     n_recalls: int = 0  # requests that went on after a copy
     n_disk_recalls: int = 0  # of these, those whose copy came from a file
     n_recalled_tokens: int = 0
+    n_texts: int = 0  # encoded
+    busy_seconds: float = 0.0  # spent encoding
     n_drafted: dict[str, int] = {}  # tokens guessed, by whose guess: lookup, model, grammar
     n_draft_accepted: dict[str, int] = {}  # of these, those that stood
     draft_gain: float | None = None  # decoding speed over that without guesses, lately
@@ -393,10 +436,20 @@ class Beat(Frame, frozen=True):
 
 
 ToEngine: TypeAlias = (
-    Load | LeaseGrant | LeaseRefusal | Submit | Cancel | Encode | Decode | Probe | Stop
+    Load | LeaseGrant | LeaseRefusal | Submit | Embed | Cancel | Encode | Decode | Probe | Stop
 )
 FromEngine: TypeAlias = (
-    LeaseRequest | Loading | Ready | Failed | Step | Reject | Encoded | Decoded | Probed | Beat
+    LeaseRequest
+    | Loading
+    | Ready
+    | Failed
+    | Step
+    | Reject
+    | Embedded
+    | Encoded
+    | Decoded
+    | Probed
+    | Beat
 )
 
 _encoder = msgspec.msgpack.Encoder()

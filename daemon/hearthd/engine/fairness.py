@@ -8,7 +8,18 @@ which nobody else wanted anything.
 
 from __future__ import annotations
 
-from hearthd.engine.request import Account, Request
+from typing import Protocol
+
+from hearthd.engine.request import Account, Priority
+
+
+class Sharer(Protocol):
+    """What belongs to a key, and takes part while it wants something."""
+
+    account: Account | None
+
+    @property
+    def priority(self) -> Priority: ...
 
 
 class FairShare:
@@ -21,7 +32,7 @@ class FairShare:
             int, float
         ] = {}  # where a class was when nobody wanted anything any more
 
-    def join(self, request: Request) -> None:
+    def join(self, request: Sharer) -> None:
         """A request comes: its key takes part from now on."""
         level, key = request.priority.level, request.priority.key
         account = self._accounts.get((level, key))
@@ -34,7 +45,7 @@ class FairShare:
         request.account = account
         self._look()
 
-    def leave(self, request: Request) -> None:
+    def leave(self, request: Sharer) -> None:
         """A request is over."""
         account, level = request.account, request.priority.level
         if account is None:
@@ -46,12 +57,12 @@ class FairShare:
             self._floors[level] = max(self._floors.get(level, 0.0), *(a.served for a in accounts))
         self._look()
 
-    def charge(self, request: Request, n_tokens: int) -> None:
+    def charge(self, request: Sharer, n_tokens: int) -> None:
         """Tokens were computed for a request; fewer than none are given back."""
         if request.account is not None:
             request.account.served += n_tokens * request.account.cost
 
-    def served(self, request: Request) -> float:
+    def served(self, request: Sharer) -> float:
         """Virtual tokens that the request's key was served; the least comes first."""
         return 0.0 if request.account is None else request.account.served
 

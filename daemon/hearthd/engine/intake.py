@@ -39,6 +39,7 @@ class Intake:
     def __init__(self, model: LoadedModel, *, context: int) -> None:
         self.tokenizer = model.tokenizer
         self.context = context
+        self._name = model.spec.name
         self._digest = model.spec.digest
         self._add_bos = model.spec.add_bos
         form = tool_format.detect(model.spec.chat_template) or wire.DEFAULT_TOOL_FORMAT
@@ -98,6 +99,14 @@ class Intake:
             shown=self._marks if frame.calls_tools else frozenset(),
         )
         return Arrival(request, output)
+
+    def embed(self, frame: wire.Embed) -> wire.Reject:
+        """A model that generates has no vectors to give."""
+        message = (
+            f"{self._name} generates text: /v1/embeddings and /v1/rerank need models made for them, or "
+            'one with task = "embed" in its configuration'
+        )
+        return wire.Reject(frame.rid, 400, "wrong_task", message, "model")
 
     def _grammar(self, frame: wire.Submit) -> Grammar | None:
         """What the output must be, from where it is now."""

@@ -90,12 +90,12 @@ class LoadPlan:
         ]
 
 
-def plan_load(load: wire.Load) -> LoadPlan:
-    """Read the model's header and decide stages and sizes; allocates nothing large.
+def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
+    """Read the model's header, unless it is `model`, and decide stages and sizes; allocates nothing large.
 
     Raises ModelFileError, Unsupported.
     """
-    model = registry.open_model(load.path)
+    model = model or registry.open_model(load.path)
     small = None if load.draft is None else _open_draft(load, load.draft, model)
 
     def total_bytes(kv_tokens: int) -> int:

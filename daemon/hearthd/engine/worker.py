@@ -12,10 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from hearth_backends import registry
 from hearth_backends.errors import BackendError
 from hearthd import wire
 from hearthd.engine.core import EngineCore
 from hearthd.engine.drafting.drafter import DraftReport
+from hearthd.engine.encoding.intake import EncodingIntake
+from hearthd.engine.encoding.loader import (
+    EncoderPlan,
+    encoder_info,
+    execute_encoder_load,
+    plan_encoder,
+)
+from hearthd.engine.encoding.task import choose_encoding
+from hearthd.engine.encoding.worker import serve_encoder
 from hearthd.engine.intake import Arrival, Intake, Refused
 from hearthd.engine.link import EngineLink, HearthdGone
 from hearthd.engine.loader import execute_load, model_info, plan_load
@@ -71,7 +81,11 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
     started = time.monotonic()
     try:
         link.send(wire.Loading("reading", 0.0))
-        plan = plan_load(load)
+        model = registry.open_model(load.path)
+        encoding = choose_encoding(model.spec, load.task, load.pooling)
+        if encoding is not None:
+            return _load_and_encode(link, load, plan_encoder(load, model, encoding), started)
+        plan = plan_load(load, model)
         intake = Intake(plan.model, context=plan.room.context)
         with warming(intake):
             core = execute_load(plan, load, _grants(link), _progress(link))
@@ -89,6 +103,15 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
             link.send(wire.Failed(error.code, str(error)))
             return 1
     return 0
+
+
+def _load_and_encode(link: EngineLink, load: wire.Load, plan: EncoderPlan, started: float) -> int:
+    core = execute_encoder_load(plan, load, _grants(link), _progress(link))
+    dim, task = core.encoder.dim, plan.spec.task
+    context = plan.spec.n_ctx
+    intake = EncodingIntake(plan.model, name=load.name, task=task, context=context, dim=dim)
+    link.send(wire.Ready(encoder_info(plan, load, dim), time.monotonic() - started))
+    return serve_encoder(link, core, intake)
 
 
 @contextmanager
@@ -259,6 +282,8 @@ class Worker:
                     self._preparation.take(frame)
                 case wire.Submit():
                     self._inbox.put(self._intake.submit(frame))
+                case wire.Embed():
+                    self._link.send(self._intake.embed(frame))
                 case wire.Encode():
                     self._link.send(self._intake.encode(frame))
                 case wire.Decode():
