@@ -13,6 +13,7 @@ from hearthd import wire
 from hearthd.config import ModelConfig
 from hearthd.errors import (
     DeadlineExceeded,
+    EngineFailed,
     InvalidRequest,
     ModelFailed,
     ModelNotFound,
@@ -191,3 +192,24 @@ async def test_what_is_known_is_told_at_once(start: Start) -> None:
         rig.serving.models()
     assert time.thread_time() - began < 0.1
     hung.cancel()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize(
+    ("value", "wrong"), [(1 << 64, InvalidRequest), (object(), EngineFailed)], ids=["int", "object"]
+)
+async def test_what_no_frame_can_carry_keeps_no_place(
+    start: Start, waits: bool, value: object, wrong: type[Exception]
+) -> None:
+    rig = start({"m": ModelConfig(path="sim:load_seconds=0.5" if waits else "sim:")})
+    await rig.until_state("loading" if waits else "ready")
+    unsendable = rig.ask(template_args={"x": value})
+    others = [rig.ask(str(i), max_tokens=3) for i in range(2)]
+    encode = wire.Encode(rid=0, messages=[{"x": value}])
+    with pytest.raises(wrong):
+        await rig.serving.encode("m", encode)
+    with pytest.raises(wrong):
+        await read(unsendable)
+    assert all([await read(other) for other in others])
+    assert (await rig.until(lambda status: not status.n_running)).n_waiting == 0
+    assert await rig.serving.drain(1)

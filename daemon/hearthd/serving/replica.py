@@ -96,9 +96,9 @@ class Replica:
     async def call(self, call: Call) -> wire.Encoded | wire.Decoded:
         """Ask, and wait for the answer; raises what the engine or its end says."""
         self._calls[call.rid] = call
-        if self._serving is not None:
-            self._serving.send(call.frame)
         try:
+            if self._serving is not None:
+                self._send_call(self._serving, call)
             return await call.answer
         finally:
             del self._calls[call.rid]
@@ -112,7 +112,16 @@ class Replica:
 
     def _send(self, process: EngineProcess, generation: Generation) -> None:
         generation.taken_by(self.info, time.monotonic())
-        process.send(generation.submit)
+        try:
+            process.send(generation.submit)
+        except Exception as error:  # the place it was given must be given back, whatever it was
+            self._fail(generation, why_not_sent(error))
+
+    def _send_call(self, process: EngineProcess, call: Call) -> None:
+        try:
+            process.send(call.frame)
+        except Exception as error:  # those after it are to be sent
+            call.fail(why_not_sent(error))
 
     def _expire(self, generation: Generation) -> None:
         generation.fail(
@@ -189,8 +198,8 @@ class Replica:
         self.phase = self.progress = None
         self.rss_bytes = info.rss_bytes
         for call in self._calls.values():
-            process.send(call.frame)
-        for generation in self._generations.values():
+            self._send_call(process, call)
+        for generation in list(self._generations.values()):
             self._send(process, generation)
 
     def on_beat(self, beat: wire.Beat) -> None:
@@ -215,6 +224,16 @@ class Replica:
             call.fail(error_of(frame))
         elif frame.rid in self._generations:
             self._fail(self._generations[frame.rid], error_of(frame))
+
+
+def why_not_sent(error: Exception) -> HearthError:
+    """The error of a request of which no frame can be made."""
+    if isinstance(error, OverflowError):
+        return InvalidRequest("an integer in the request has more than 64 bits")
+    if isinstance(error, RecursionError):
+        return InvalidRequest("the request is nested too deeply")
+    log.error("a frame could not be sent to an engine", exc_info=error)
+    return EngineFailed("the request could not be handed to the engine")
 
 
 def error_of(reject: wire.Reject) -> HearthError:
