@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from eager_drafter import EagerDrafter
 from engine_rig import Answer, Rig
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -33,6 +34,8 @@ class World:
     step_tokens: int
     kv_tokens: int
     wrong_every: int | None  # None: nothing is drafted
+    draft: str | None = None  # the path of a draft model
+    gated: bool = False  # it is asked where it pays, otherwise always
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,34 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @st.composite
+def drafted_worlds(draw: st.DrawFn) -> World:
+    """Worlds with a draft model, in which it may go wrong with that as much as with the other."""
+    target = draw(st.sampled_from(["blocks", "slots,mixed=1", "cells"]))
+    fault = draw(st.sampled_from(["", "", "fail_every=5", "starve_every=6"]))
+    small = {
+        "seed": draw(st.sampled_from([1, 1, 9])),  # thinks the same, or otherwise
+        "variant": draw(st.sampled_from(["blocks", "slots", "cells"])),
+        "depth": draw(st.integers(0, 1)),
+        "mixed": draw(st.sampled_from([-1, 0, 1])),
+        "wants": draw(st.sampled_from([0, 0, 1, 3])),
+        "context": draw(st.sampled_from([256, 256, 64])),
+        **draw(
+            st.sampled_from([{}, {}, {"fail_every": 2}, {"fail_every": 1}, {"starve_every": 6}])
+        ),
+    }
+    return World(
+        path=",".join(filter(None, (f"{PATH},variant={target}", fault))),
+        n_stages=draw(st.integers(1, 2)),
+        concurrency=draw(st.integers(1, 6)),
+        step_tokens=draw(st.sampled_from([7, 16, 64, 256])),
+        kv_tokens=draw(st.sampled_from([KV_TOKENS, 2048])),
+        wrong_every=None,
+        draft="sim:layers=2" + "".join(f",{name}={value}" for name, value in small.items()),
+        gated=draw(st.sampled_from([False, False, True])),
+    )
+
+
+@st.composite
 def asks(draw: st.DrawFn) -> Ask:
     n_shared = draw(st.integers(1, len(FAMILY)))
     suffix = draw(st.lists(st.integers(32, 126), max_size=20))
@@ -128,6 +159,8 @@ def play(world: World, requests: list[Ask]) -> None:
         step_tokens=world.step_tokens,
         kv_tokens=world.kv_tokens,
         context=128 + 32,
+        draft=world.draft,
+        gated=world.gated,
     ) as rig:
         if world.wrong_every is not None and not policy.draft_refusal(rig.core.pipeline.caps):
             rig.core.scheduler.draft_with(drafter)
@@ -141,6 +174,13 @@ def play(world: World, requests: list[Ask]) -> None:
         event(f"preempted: {rig.core.scheduler.n_preemptions > 0}")
         event(f"drafted: {drafter.n_proposed > 0}")
         event(f"cached: {rig.core.counters.n_cached_tokens > 0}")
+        eager = rig.core.scheduler.drafter
+        if isinstance(eager, EagerDrafter) and "seed=1," in (world.draft or ""):
+            assert eager.n_accepted == eager.n_proposed  # what it remembers is what was said
+            event(f"draft model guessed right: {eager.n_accepted > 0}")
+        if rig.draft_model is not None:
+            event(f"draft model failed: {rig.draft_model.failure is not None}")
+            event(f"draft model guessed: {rig.draft_model.costs.of(1) is not None}")
 
 
 def _drive(rig: Rig, requests: list[Ask], outputs: dict[int, list[int]]) -> None:
@@ -183,6 +223,22 @@ def check(answer: Answer, ask: Ask, output: list[int]) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), crowds(7))
 def test_every_request_gets_the_tokens_of_the_oracle(world: World, requests: list[Ask]) -> None:
+    play(world, requests)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drafted_worlds(), crowds(7))
+def test_a_draft_model_changes_no_token_and_leaks_nothing(
+    world: World, requests: list[Ask]
+) -> None:
+    play(world, requests)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drafted_worlds(), crowds(12))
+def test_a_draft_model_changes_no_token_at_length(world: World, requests: list[Ask]) -> None:
     play(world, requests)
 
 
