@@ -32,7 +32,8 @@ from hearth_backends.onnx.recipe import head_matrix, model_support, padded_head_
 from hearth_backends.onnx.runner import Runner, Widths
 from hearth_backends.onnx.slots import Slots
 from hearth_backends.onnx.stage import NAME, Embed, OnnxStage, Parts
-from hearth_backends.weights.reader import TensorReader, open_reader
+from hearth_backends.weights.opening import open_reader
+from hearth_backends.weights.reader import TensorReader
 from hearth_backends.weights.spec import ModelSpec
 
 KV_DTYPES = ("f16", "f32")
