@@ -54,6 +54,9 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool | None = None
     tool_format: wire.ToolFormat | None = None
     weights_bytes: int | None = None
+    task: wire.Task | None = None
+    embedding_size: int | None = None
+    pooling: str | None = None
     draft: str | None = None
 
     # And what it has said since.

@@ -63,6 +63,16 @@ CHAT: Mapping[str, Rule] = {
     "add_special_tokens": Rule("the model's chat template decides"),
 }
 
+EMBEDDING: Mapping[str, Rule] = {
+    "normalize": _always(True, "vectors have length 1"),
+    "messages": Rule("give input; models that embed have no form for chats"),
+}
+
+RERANK: Mapping[str, Rule] = {
+    "max_chunks_per_doc": Rule("documents are scored whole; send their parts as documents"),
+    "rank_fields": Rule("documents are texts; put the fields into them"),
+}
+
 TOKENIZE: Mapping[str, Rule] = {
     "chat_template_kwargs": Rule("not served here"),
     "chat_template": Rule("the template is the one of the model's file"),

@@ -8,7 +8,9 @@ from hearthd.api import (
     middleware,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_models,
+    rerank,
     system,
     tokenize,
 )
@@ -18,6 +20,10 @@ ROUTES = (
     web.get("/v1/models/{name:.+}", openai_models.get_model),
     web.post("/v1/completions", openai_completions.completions),
     web.post("/v1/chat/completions", openai_chat.chat_completions),
+    web.post("/v1/embeddings", openai_embeddings.embeddings),
+    web.post("/v1/rerank", rerank.rerank),
+    web.post("/v2/rerank", rerank.rerank_v2),
+    web.post("/rerank", rerank.rerank),  # what other servers call it
     web.post("/tokenize", tokenize.tokenize),
     web.post("/detokenize", tokenize.detokenize),
     web.get("/livez", system.livez),

@@ -30,18 +30,18 @@ def derive_seed(seed: int, choice: int) -> int:
     return (seed + choice * _GOLDEN) % _SEEDS
 
 
-def prompts_of(prompt: Prompt) -> list[str | list[int]]:
-    """The prompts of a completion: one string or token list, or many; raises InvalidRequest."""
+def prompts_of(prompt: Prompt, field: str = "prompt") -> list[str | list[int]]:
+    """The texts of a request: one string or token list, or many; raises InvalidRequest."""
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise InvalidRequest("prompt: is empty", param="prompt")
+        raise InvalidRequest(f"{field}: is empty", param=field)
     kinds = {type(item) for item in prompt}
     if len(kinds) > 1:
         raise InvalidRequest(
-            "prompt: must be a string, a list of strings, a list of token ids, or a list of lists of "
+            f"{field}: must be a string, a list of strings, a list of token ids, or a list of lists of "
             "token ids, and not a mixture",
-            param="prompt",
+            param=field,
         )
     if kinds == {int}:
         return [[item for item in prompt if isinstance(item, int)]]

@@ -48,6 +48,8 @@ class Revision:
             prefix_disk_bytes=config.prefix_disk,
             prefix_folder=None if prefix_folder is None else str(prefix_folder),
             draft=self.draft,
+            task=config.task,
+            pooling=config.pooling,
             options=config.options,
         )
 

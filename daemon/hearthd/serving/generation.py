@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from hearthd import wire
 from hearthd.config.schema import RequestClass
-from hearthd.errors import DeadlineExceeded, EngineFailed, HearthError, InvalidRequest
+from hearthd.errors import DeadlineExceeded, EngineFailed
 from hearthd.serving.principal import LOCAL, Principal
-from hearthd.telemetry.timeline import Outcome, RequestTimeline
+from hearthd.serving.work import Work
+from hearthd.telemetry.timeline import RequestTimeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +28,15 @@ class GenerationRequest:
     principal: Principal = LOCAL
 
 
-class Generation:
+class Generation(Work):
     """Yields the deltas of one request in order, up to and with the one that finishes it.
 
-    Used as `async with generation: async for delta in generation`, by one task. Leaving before the
-    finish cancels the request. Iterating raises InvalidRequest where the engine rejects the request,
-    EngineFailed where it fails or is lost after the first delta, ModelFailed where the model cannot
-    be loaded, DeadlineExceeded, and ShuttingDown.
+    Used as `async with generation: async for delta in generation`. Iterating raises InvalidRequest
+    where the engine rejects the request, EngineFailed where it fails or is lost after the first
+    delta, ModelFailed where the model cannot be loaded, DeadlineExceeded, and ShuttingDown.
     """
 
-    __slots__ = (
-        "_deltas", "_leave", "_waiter", "error", "finish", "info", "n_attempts", "request_id",
-        "submit", "timeline",
-    )  # fmt: skip
+    __slots__ = ("_deltas", "submit")
 
     def __init__(
         self,
@@ -51,45 +46,16 @@ class Generation:
         request_id: str = "",
     ) -> None:
         """`submit` has its number; `leave` is called when the reader leaves before the end."""
+        super().__init__(submit, timeline, leave, request_id)
         self.submit = submit
-        self.timeline = timeline
-        self.request_id = request_id
-        self.info: wire.ModelInfo | None = None  # of the model that answers, once an engine took it
-        self.finish: wire.FinishReason | None = None
-        self.error: HearthError | None = None  # what it ended with, where it ended badly
-        self.n_attempts = 0  # engines that got it
         self._deltas: deque[wire.Delta] = deque()
-        self._leave = leave
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def rid(self) -> int:
-        """The request's number, on every engine that gets it."""
-        return self.submit.rid
 
     @property
     def started(self) -> bool:
         """Whether any delta has come: it cannot be given to another engine any more."""
         return self.timeline.first_token_seconds is not None
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come."""
-        return self.finish is not None or self.error is not None
-
     # --- the reader ----------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self.over:
-            self._leave(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -101,21 +67,10 @@ class Generation:
                 raise self.error
             if self.finish is not None:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._wait()
         return self._deltas.popleft()
 
     # --- the writer ----------------------------------------------------------------------------
-
-    def taken_by(self, info: wire.ModelInfo | None, now: float) -> None:
-        """An engine has got it."""
-        self.n_attempts += 1
-        self.info = info
-        self.timeline.admitted_seconds = now
-        self.timeline.backend = info.backend if info is not None else None
 
     def push(self, delta: wire.Delta, now: float) -> None:
         """Add a delta; ignored once the request is over."""
@@ -141,20 +96,6 @@ class Generation:
                     timeline.n_output = delta.usage.n_output
         self._wake()
 
-    def fail(self, error: HearthError, now: float) -> None:
-        """End it with an error, which the reader gets after the deltas that are already here."""
-        if self.over:
-            return
-        self.error = error
-        self.timeline.finished_seconds = now
-        self.timeline.outcome = _outcome(error, started=self.started)
-        self._wake()
-
-    def cancel(self, now: float) -> None:
-        """The reader has left."""
-        self.finish = self.timeline.outcome = "cancelled"
-        self.timeline.finished_seconds = now
-
     def _push_error(self, delta: wire.Delta, now: float) -> None:
         """What was generated still reaches the reader, then the reason."""
         if delta.text or delta.tokens:
@@ -164,13 +105,3 @@ class Generation:
             self.fail(DeadlineExceeded(message), now)
         else:
             self.fail(EngineFailed(message, code=code), now)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-def _outcome(error: HearthError, *, started: bool) -> Outcome:
-    if isinstance(error, DeadlineExceeded):
-        return "expired" if started else "shed"
-    return "rejected" if isinstance(error, InvalidRequest) else "error"

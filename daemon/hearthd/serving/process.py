@@ -46,6 +46,7 @@ class EngineListener(Protocol):
     def on_ready(self, process: EngineProcess, info: wire.ModelInfo) -> None: ...
     def on_beat(self, beat: wire.Beat) -> None: ...
     def on_step(self, step: wire.Step) -> None: ...
+    def on_embedded(self, frame: wire.Embedded) -> None: ...
     def on_answer(self, frame: wire.Reject | wire.Encoded | wire.Decoded) -> None: ...
 
 
@@ -255,6 +256,9 @@ class EngineProcess:
                 self._listener.on_beat(frame)
             case wire.Reject() | wire.Encoded() | wire.Decoded():
                 self._listener.on_answer(frame)
+            case wire.Embedded():
+                self._prove()
+                self._listener.on_embedded(frame)
             case wire.Probed():
                 self._prove()
             case wire.LeaseRequest():

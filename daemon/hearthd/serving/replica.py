@@ -17,10 +17,12 @@ from hearthd.errors import (
     ModelFailed,
 )
 from hearthd.serving.call import Call
+from hearthd.serving.encoding import Encoding
 from hearthd.serving.generation import Generation
 from hearthd.serving.process import EngineProcess
 from hearthd.serving.restart import EngineEnd
 from hearthd.serving.status import ModelState
+from hearthd.serving.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ class Replica:
     Requests come from `Serving`, processes from the `Supervisor`; all of it in the loop's thread.
     """
 
-    def __init__(self, model: str, on_over: Callable[[Generation], None]) -> None:
-        """`on_over` hears once of each generation that has ended, however it did."""
+    def __init__(self, model: str, on_over: Callable[[Work], None]) -> None:
+        """`on_over` hears once of each request that has ended, however it did."""
         self.model = model
         self.state: ModelState = "loading"
         self.phase: str | None = "starting"
@@ -47,7 +49,7 @@ class Replica:
         self.rss_bytes: int | None = None
         self._on_over = on_over
         self._process: EngineProcess | None = None  # loading or ready
-        self._generations: dict[int, Generation] = {}  # by number, which is their order
+        self._generations: dict[int, Work] = {}  # and encodings; by number, which is their order
         self._calls: dict[int, Call] = {}
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
 
@@ -67,8 +69,8 @@ class Replica:
 
     @property
     def n_running(self) -> int:
-        """Requests that have had a first delta."""
-        return sum(generation.started for generation in self._generations.values())
+        """Requests that engines are at."""
+        return sum(generation.running for generation in self._generations.values())
 
     @property
     def _serving(self) -> EngineProcess | None:
@@ -76,10 +78,10 @@ class Replica:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def submit(self, generation: Generation) -> None:
+    def submit(self, generation: Work) -> None:
         """Hand it to the engine, or keep it until there is one."""
         self._generations[generation.rid] = generation
-        deadline = generation.submit.deadline_seconds
+        deadline = generation.frame.deadline_seconds
         if deadline is not None:
             self._deadlines[generation.rid] = asyncio.get_running_loop().call_at(
                 deadline, self._expire, generation
@@ -87,7 +89,7 @@ class Replica:
         if self._serving is not None:
             self._send(self._serving, generation)
 
-    def leave(self, generation: Generation) -> None:
+    def leave(self, generation: Work) -> None:
         """The reader has gone: the engine is told at once."""
         if self._generations.get(generation.rid) is generation:
             generation.cancel(time.monotonic())
@@ -110,10 +112,10 @@ class Replica:
         for call in self._calls.values():
             call.fail(error())
 
-    def _send(self, process: EngineProcess, generation: Generation) -> None:
+    def _send(self, process: EngineProcess, generation: Work) -> None:
         generation.taken_by(self.info, time.monotonic())
         try:
-            process.send(generation.submit)
+            process.send(generation.frame)
         except Exception as error:  # the place it was given must be given back, whatever it was
             self._fail(generation, why_not_sent(error))
 
@@ -123,19 +125,19 @@ class Replica:
         except Exception as error:  # those after it are to be sent
             call.fail(why_not_sent(error))
 
-    def _expire(self, generation: Generation) -> None:
+    def _expire(self, generation: Work) -> None:
         generation.fail(
             DeadlineExceeded("the deadline of the request has passed before its end"),
             time.monotonic(),
         )
         self._cancel(generation)
 
-    def _cancel(self, generation: Generation) -> None:
+    def _cancel(self, generation: Work) -> None:
         if self._serving is not None:
             self._serving.send(wire.Cancel(generation.rid))
         self._drop(generation)
 
-    def _fail(self, generation: Generation, error: HearthError) -> None:
+    def _fail(self, generation: Work, error: HearthError) -> None:
         log.info(
             "a request ends: %s", error.message,
             extra={"model": self.model, "request_id": generation.request_id},
@@ -143,7 +145,7 @@ class Replica:
         generation.fail(error, time.monotonic())
         self._drop(generation)
 
-    def _drop(self, generation: Generation) -> None:
+    def _drop(self, generation: Work) -> None:
         del self._generations[generation.rid]
         timer = self._deadlines.pop(generation.rid, None)
         if timer is not None:
@@ -210,10 +212,16 @@ class Replica:
         generations = self._generations
         for delta in step.deltas:
             generation = generations.get(delta.rid)
-            if generation is not None:  # None: it has left while the step ran
+            if isinstance(generation, Generation):  # None: it has left while the step ran
                 generation.push(delta, now)
                 if delta.finish is not None:
                     self._drop(generation)
+
+    def on_embedded(self, frame: wire.Embedded) -> None:
+        encoding = self._generations.get(frame.rid)
+        if isinstance(encoding, Encoding):  # None: it has left meanwhile
+            encoding.answer(frame, time.monotonic())
+            self._drop(encoding)
 
     def on_answer(self, frame: wire.Reject | wire.Encoded | wire.Decoded) -> None:
         call = self._calls.get(frame.rid)

@@ -8,15 +8,17 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
 from hearthd import wire
-from hearthd.config.schema import ModelConfig
+from hearthd.config.schema import ModelConfig, RequestClass
 from hearthd.errors import DeadlineExceeded, HearthError, ShuttingDown
 from hearthd.serving.admission import Admission, Place
 from hearthd.serving.call import Answer, Call
 from hearthd.serving.deployments import Deployment, Deployments, Revision, draft_config
+from hearthd.serving.encoding import Encoding, EncodingRequest
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.principal import LEVELS, LOCAL, Principal
 from hearthd.serving.quota import Quota, Size, Standing
@@ -24,12 +26,15 @@ from hearthd.serving.replica import Replica
 from hearthd.serving.router import pick
 from hearthd.serving.status import ModelStatus, Readiness
 from hearthd.serving.supervisor import Supervisor
+from hearthd.serving.work import Work
 from hearthd.telemetry.metrics import Metrics
 from hearthd.telemetry.timeline import RequestTimeline
 
 __all__ = ["Generation", "GenerationRequest", "ModelStatus", "Readiness", "Serving"]
 
 log = logging.getLogger(__name__)
+
+F = TypeVar("F", wire.Submit, wire.Embed)
 
 RETRY_AFTER_STOP_SECONDS = 10.0
 """Advice to a client of a daemon that goes down: it may be a restart."""
@@ -74,54 +79,76 @@ class Serving:
         DeadlineExceeded, ShuttingDown.
         """
         deployment, replica = self._route(request.model, request.principal)
-        now = time.monotonic()
-        submit = self._submit_frame(request, now)
+        salted = msgspec.structs.replace(request.submit, salt=request.principal.salt)
+        submit = self._stamped(salted, request.principal, request.klass)
+        timeline = self._admitted(deployment, request, submit)
+        generation = Generation(submit, timeline, replica.leave, request.request_id)
+        replica.submit(generation)
+        return generation
+
+    def embed(self, request: EncodingRequest) -> Encoding:
+        """Admit a request for vectors or scores; raises what `generate` raises."""
+        deployment, replica = self._route(request.model, request.principal)
+        frame = self._stamped(request.frame, request.principal, request.klass)
+        timeline = self._admitted(deployment, request, frame)
+        encoding = Encoding(frame, timeline, replica.leave, request.request_id)
+        replica.submit(encoding)
+        return encoding
+
+    def _admitted(
+        self,
+        deployment: Deployment,
+        request: GenerationRequest | EncodingRequest,
+        frame: wire.Submit | wire.Embed,
+    ) -> RequestTimeline:
+        """Count a request in, or its refusal."""
         timeline = RequestTimeline(
             model=deployment.name,
             klass=request.klass,
             key=request.principal.name,
-            arrived_seconds=submit.arrived_seconds,
+            arrived_seconds=frame.arrived_seconds,
         )
+        now = time.monotonic()
         try:
-            self._tickets[submit.rid] = self._admit(deployment, request.principal, submit, now)
+            self._tickets[frame.rid] = self._admit(deployment, request.principal, frame, now)
         except HearthError as error:
             timeline.outcome = "shed" if isinstance(error, DeadlineExceeded) else "rejected"
             timeline.refusal = error.code
             self._metrics.observe(timeline)
             raise
         self._idle.clear()
-        generation = Generation(submit, timeline, replica.leave, request.request_id)
-        replica.submit(generation)
-        return generation
+        return timeline
 
-    def _submit_frame(self, request: GenerationRequest, now: float) -> wire.Submit:
+    def _stamped(self, frame: F, principal: Principal, klass: RequestClass) -> F:
         """The frame with its number, and with what its principal makes of it."""
-        principal, submit = request.principal, request.submit
-        arrived = submit.arrived_seconds or now
-        deadline = submit.deadline_seconds
+        arrived = frame.arrived_seconds or time.monotonic()
+        deadline = frame.deadline_seconds
         if deadline is None and principal.limits.deadline_seconds is not None:
             deadline = arrived + principal.limits.deadline_seconds
         return msgspec.structs.replace(
-            submit,
+            frame,
             rid=next(self._numbers),
             arrived_seconds=arrived,
             deadline_seconds=deadline,
-            priority=LEVELS[request.klass],
+            priority=LEVELS[klass],
             key=principal.name,
             weight=principal.weight,
-            salt=principal.salt,
         )
 
     def _admit(
-        self, deployment: Deployment, principal: Principal, submit: wire.Submit, now: float
+        self,
+        deployment: Deployment,
+        principal: Principal,
+        frame: wire.Submit | wire.Embed,
+        now: float,
     ) -> _Ticket:
         """Count a request in wherever it counts, or nowhere."""
         admission, concurrency = deployment.admission, deployment.concurrency
-        place = Place(submit.priority, principal.name)
-        deadline = submit.deadline_seconds
+        place = Place(frame.priority, principal.name)
+        deadline = frame.deadline_seconds
         left = None if deadline is None else deadline - now
         admission.check(concurrency, now, place, seconds_left=left)
-        size = _size_of(submit)
+        size = _size_of(frame)
         charge = self._quota(principal).admit(size, now)
         admission.admit(concurrency, now, place)
         return _Ticket(admission, place, size, charge, now)
@@ -242,11 +269,11 @@ class Serving:
         revision = Revision(1, models[name], (Replica(name, self._over),), draft)
         return Deployment(name, int(time.time()), Admission(name, queue_limit), revision)
 
-    def _over(self, generation: Generation) -> None:
+    def _over(self, work: Work) -> None:
         """Count a request out, wherever it was counted in."""
-        now, timeline = time.monotonic(), generation.timeline
-        ticket = self._tickets.pop(generation.rid)
-        served = generation.finish in ("stop", "length")
+        now, timeline = time.monotonic(), work.timeline
+        ticket = self._tickets.pop(work.rid)
+        served = work.finish in ("stop", "length")
         ticket.admission.leave(now, ticket.place, served=served)
         self._quotas[ticket.place.key].leave(
             ticket.size,
@@ -272,8 +299,14 @@ class _Ticket:
     admitted_seconds: float
 
 
-def _size_of(submit: wire.Submit) -> Size:
+def _size_of(submit: wire.Submit | wire.Embed) -> Size:
     """What the frame tells of the request's length; of a chat, the text of its messages."""
+    if isinstance(submit, wire.Embed):
+        if submit.token_lists is not None:
+            return Size(sum(map(len, submit.token_lists)), 0, max_tokens=0)
+        texts = submit.texts or []
+        n_bytes = sum(map(len, texts)) + len(submit.query or "") * len(texts)
+        return Size(None, n_bytes, max_tokens=0)
     if submit.tokens is not None:
         return Size(len(submit.tokens), 0, submit.max_tokens)
     if submit.text is not None:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from hearthd import __version__, wire
 from hearthd.telemetry.drafts import draft_metrics
+from hearthd.telemetry.encoders import encoder_metrics
 from hearthd.telemetry.timeline import RequestTimeline
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -209,6 +210,7 @@ class _ModelCollector(Collector):
         yield restarts
         yield from _prefixes(models)
         yield from draft_metrics(models)
+        yield from encoder_metrics(models)
 
 
 class _KeyCollector(Collector):
