@@ -13,6 +13,9 @@ from pathlib import Path
 from aiohttp import web
 
 from hearthd.api import keys, routes
+from hearthd.cache.counts import CacheCollector, Counts
+from hearthd.cache.exact import ExactCache
+from hearthd.cache.service import Policy, ResponseCache
 from hearthd.config.schema import Config
 from hearthd.hardware.memory import HostMemory, model_budget_bytes
 from hearthd.listeners import BACKLOG, Listeners
@@ -48,12 +51,14 @@ def build_app(config: Config, memory: HostMemory) -> web.Application:
     app = web.Application(client_max_size=config.limits.max_body_bytes)
     app[keys.SERVING] = serving
     app[keys.METRICS] = metrics
+    app[keys.CACHE] = _cache(config, serving, metrics)
     app[keys.KEYRING] = Keyring(config.keys)
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
     routes.setup(app)
     app.cleanup_ctx.append(_engines(config))
+    app.cleanup_ctx.append(_answers)
     return app
 
 
@@ -126,6 +131,29 @@ def _engines(config: Config) -> Callable[[web.Application], AsyncIterator[None]]
         await app[keys.SERVING].stop()
 
     return engines
+
+
+def _cache(config: Config, serving: Serving, metrics: Metrics) -> ResponseCache:
+    if not config.cache.enabled:
+        return ResponseCache.off(serving)
+    counts = Counts()
+    exact = ExactCache(
+        Path(config.state) / "cache.db",
+        counts,
+        budget_bytes=config.cache.budget,
+        entry_bytes=config.cache.entry,
+        ttl_seconds={name: model.cache.ttl_seconds for name, model in config.models.items()},
+    )
+    metrics.add(CacheCollector(counts, lambda: exact.top))
+    models = {name: model.cache for name, model in config.models.items()}
+    return ResponseCache(serving, Policy(config.cache, models, config.keys), exact, counts)
+
+
+async def _answers(app: web.Application) -> AsyncIterator[None]:
+    """Kept answers are there while the app is."""
+    await app[keys.CACHE].open()
+    yield
+    await app[keys.CACHE].close()
 
 
 def _prefix_folders(config: Config) -> PrefixFolders:

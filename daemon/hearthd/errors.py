@@ -19,7 +19,8 @@ HearthError                      status  code
 ├── ModelLoading                 503     model_loading      (Retry-After)
 ├── ModelFailed                  503     model_failed
 ├── ShuttingDown                 503     shutting_down      (Retry-After)
-└── DeadlineExceeded             504     deadline_exceeded
+├── DeadlineExceeded             504     deadline_exceeded
+└── NotCached                    504     not_cached
 """
 
 from __future__ import annotations
@@ -191,3 +192,10 @@ class DeadlineExceeded(HearthError):
     status = 504
     type = "timeout_error"
     code = "deadline_exceeded"
+
+
+class NotCached(HearthError):
+    """The client wants an answer from the cache or none, and there is none."""
+
+    status = 504
+    code = "not_cached"

@@ -11,12 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hearthd import errors
 from hearthd.api import schema
+from hearthd.api.devices import DeviceList
 from hearthd.api.openai_models import ModelDetails
 from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
 from hearthd.api.routes import ROUTES
+from hearthd.cache.counts import CacheCollector, Counts
+from hearthd.hardware.device import CpuFacts, Device, GpuFacts, PciLink, Reading
 from hearthd.telemetry.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+_SUFFIXES = {"counter": "_total", "info": "_info"}
 NAMES = set(re.findall(r"`\"?([A-Za-z_/.{}0-9]+)\"?", PAGE))
 
 
@@ -34,6 +38,12 @@ def test_every_route_is_documented() -> None:
         schema.TokenizeRequest,
         schema.DetokenizeRequest,
         ModelDetails,
+        DeviceList,
+        Device,
+        CpuFacts,
+        GpuFacts,
+        PciLink,
+        Reading,
     ],
 )
 def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:
@@ -55,8 +65,10 @@ def test_every_metric_is_documented() -> None:
     metrics = Metrics()
     metrics.watch(list)
     metrics.watch_keys(list)
+    metrics.watch_devices(list)
+    metrics.add(CacheCollector(Counts(), list))
     families = list(text_string_to_metric_families(metrics.render().decode()))
-    names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+    names = {f.name + _SUFFIXES.get(f.type, "") for f in families}
     assert names
     assert names - NAMES == set()
 

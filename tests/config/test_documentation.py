@@ -16,11 +16,13 @@ from hearthd.config.load import Flags, load
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 SECTIONS: dict[str, type[schema.Section]] = {
     "[models.NAME]": schema.ModelConfig,
+    "[models.NAME.cache]": schema.ModelCacheConfig,
     "[keys.NAME]": schema.KeyConfig,
     "[keys.NAME.limits]": schema.KeyLimitsConfig,
     "[limits]": schema.LimitsConfig,
     "[engine]": schema.EngineConfig,
     "[memory]": schema.MemoryConfig,
+    "[cache]": schema.CacheConfig,
     "[log]": schema.LogConfig,
     "[stop]": schema.StopConfig,
 }

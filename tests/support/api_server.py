@@ -13,7 +13,8 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from hearthd.api import routes
-from hearthd.api.keys import KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
+from hearthd.api.keys import CACHE, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
+from hearthd.cache.service import ResponseCache
 from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
 from hearthd.telemetry.metrics import Metrics
@@ -30,6 +31,7 @@ class ApiServer:
         options: ApiOptions | None = None,
         socket: Path | None = None,
         keyring: Keyring | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.url = ""
@@ -38,6 +40,7 @@ class ApiServer:
         self._app = web.Application(client_max_size=self._options.max_body_bytes)
         self._app[SERVING] = serving
         self._app[METRICS] = self.metrics
+        self._app[CACHE] = cache or ResponseCache.off(serving)
         self._app[KEYRING] = keyring or Keyring()
         self._app[OPTIONS] = self._options
         routes.setup(self._app)

@@ -10,8 +10,10 @@ from typing import TypeAlias
 import msgspec
 
 from hearthd import wire
+from hearthd.config.schema import ModelConfig
 from hearthd.errors import EngineFailed, HearthError, InvalidRequest, ModelNotFound
 from hearthd.serving.generation import Generation, GenerationRequest
+from hearthd.serving.identity import ModelIdentity, identity_of
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.service import Serving
 from hearthd.serving.status import ModelStatus, Readiness
@@ -140,6 +142,11 @@ class FakeServing(Serving):
             if status.name == name:
                 return status
         raise ModelNotFound(name, [status.name for status in self.statuses])
+
+    def identity(self, name: str, principal: Principal = LOCAL) -> ModelIdentity | None:
+        status = self.model(name)
+        principal.check_use(status.name)
+        return identity_of(status.name, self.info, ModelConfig())
 
     def readiness(self) -> Readiness:
         ready = all(status.state == "ready" for status in self.statuses)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
 
 import msgspec
 from aiohttp import web
@@ -15,15 +18,20 @@ from hearthd import wire
 from hearthd.api.deltas import merge
 from hearthd.api.envelope import REQUEST_ID, as_hearth_error
 from hearthd.api.fanout import Fanout
-from hearthd.api.keys import OPTIONS, SERVING
-from hearthd.api.response import json_response
-from hearthd.api.sse import EventStream
+from hearthd.api.keys import CACHE, OPTIONS, SERVING
+from hearthd.api.response import json_body_response, json_bytes
+from hearthd.api.sse import DONE, EventStream, encoded
 from hearthd.api.terms import check_concurrency, terms_of
 from hearthd.api.usage import UsageSum
+from hearthd.cache.control import directives_of
+from hearthd.cache.service import Asked, Found
+from hearthd.cache.source import Source
 from hearthd.errors import EngineFailed
 from hearthd.serving.generation import GenerationRequest
 
 log = logging.getLogger(__name__)
+
+_REPLAYED_STEPS: Final = 256  # of a kept stream, worded at once before others have a turn
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -53,7 +61,7 @@ class Reply(Protocol):
 
 
 class Answer:
-    """Runs the choices of one request and words them with a Reply."""
+    """Has the choices of one request computed, or found in the cache, and words them with a Reply."""
 
     def __init__(
         self,
@@ -64,9 +72,10 @@ class Answer:
         frames: Sequence[wire.Submit],
         n_prompts: int,
         id_prefix: str,
+        seeded: bool = False,
         service_tier: str | None = None,
     ) -> None:
-        """`frames` are those of the choices, in order: prompt by prompt.
+        """`frames` are those of the choices, in order: prompt by prompt; `seeded`: by the client.
 
         Raises InvalidRequest, Forbidden where the request's terms cannot be had.
         """
@@ -75,48 +84,53 @@ class Answer:
         self._request = request
         self._reply = reply
         self._model = model
-        self._id = f"{id_prefix}-{secrets.token_hex(12)}"
+        self._id_prefix = id_prefix
+        self._seeded = seeded
         self._usage = UsageSum(n_choices=len(frames) // n_prompts)
-        self._n_choices = len(frames)
         request_id = request[REQUEST_ID]
-        self._fanout = Fanout(
-            request.app[SERVING],
-            [
-                GenerationRequest(
-                    model=model,
-                    submit=msgspec.structs.replace(frame, deadline_seconds=terms.deadline_seconds),
-                    request_id=request_id,
-                    klass=terms.klass,
-                    principal=terms.principal,
-                )
-                for frame in frames
-            ],
-        )
+        self._requests = [
+            GenerationRequest(
+                model=model,
+                submit=msgspec.structs.replace(frame, deadline_seconds=terms.deadline_seconds),
+                request_id=request_id,
+                klass=terms.klass,
+                principal=terms.principal,
+            )
+            for frame in frames
+        ]
 
     async def whole(self) -> web.Response:
         """The answer in one piece; raises what the generations raise."""
-        deltas: list[list[wire.Delta]] = [[] for _ in range(self._n_choices)]
-        async with self._fanout as fanout:
-            async for step in fanout.steps():
-                for choice, delta in step:
-                    self._usage.add(choice, _checked(delta))
-                    deltas[choice].append(delta)
-        self._begin()
-        answer = self._reply.whole([merge(of_one) for of_one in deltas], self._usage.total())
-        return json_response(answer, headers=self._digest_header())
+        deltas: list[list[wire.Delta]] = [[] for _ in self._requests]
+        async with await self._answer() as found:
+            body, info = found.body, found.info
+            if found.source is not None:
+                async for step in found.source.steps():
+                    for choice, delta in step:
+                        self._usage.add(choice, _checked(delta))
+                        deltas[choice].append(delta)
+                info = found.source.info
+                self._begin(found, info)
+                merged = [merge(of_one) for of_one in deltas]
+                body = json_bytes(self._reply.whole(merged, self._usage.total()))
+                found.keep(body)
+        return json_body_response(body or b"", headers=_headers(found, info))
 
     async def stream(self, *, include_usage: bool) -> web.StreamResponse:
         """The answer as events; raises what the generations raise before the first of them."""
         keep_alive_seconds = self._request.app[OPTIONS].keep_alive_seconds
         async with (
-            self._fanout as fanout,
+            await self._answer() as found,
             EventStream(self._request, keep_alive_seconds=keep_alive_seconds) as events,
         ):
             try:
-                await self._send_steps(fanout, events)
-                if include_usage:
-                    await events.send([self._reply.last_chunk(self._usage.total())])
-                await events.done()
+                if found.result == "HIT":
+                    await self._replay(found, events, include_usage=include_usage)
+                elif found.source is not None:
+                    await self._send_steps(found, found.source, events)
+                    if include_usage:
+                        await events.send([self._reply.last_chunk(self._usage.total())])
+                    await events.done()
             except ConnectionResetError:
                 log.debug("the client has gone")
             except Exception as error:
@@ -125,20 +139,59 @@ class Answer:
                 await self._send_error(events, error)
         return events.response
 
-    async def _send_steps(self, fanout: Fanout, events: EventStream) -> None:
-        reply, usage = self._reply, self._usage
+    async def _answer(self) -> AbstractAsyncContextManager[Found]:
+        """The answer in the cache, under way, or begun on entry."""
+        request = self._request
+        body = await request.read()  # which has been read
+        wording = hashlib.blake2b(body, digest_size=16, person=self._id_prefix.encode())
+        asked = Asked(
+            requests=self._requests,
+            seeded=self._seeded,
+            control=directives_of(request.headers.get("Cache-Control")),
+            wording=wording.digest(),
+            id=f"{self._id_prefix}-{secrets.token_hex(12)}",
+            created=int(time.time()),
+        )
+        return request.app[CACHE].answer(
+            asked, lambda: Fanout(request.app[SERVING], self._requests)
+        )
+
+    async def _send_steps(self, found: Found, source: Source, events: EventStream) -> None:
         begun = False
-        async for step in fanout.steps():
+        async for step in source.steps():
             if not begun:
                 begun = True
-                self._begin()
+                self._begin(found, source.info)
                 if not events.started:
-                    events.response.headers.update(self._digest_header())
-            chunks: list[msgspec.Struct] = []
-            for choice, delta in step:
-                usage.add(choice, _checked(delta))
-                chunks += reply.chunks(choice, delta)
-            await events.send(chunks)
+                    events.response.headers.update(_headers(found, source.info))
+            await events.send(self._chunks(step))
+
+    def _chunks(self, step: Sequence[tuple[int, wire.Delta]]) -> list[msgspec.Struct]:
+        chunks: list[msgspec.Struct] = []
+        for choice, delta in step:
+            self._usage.add(choice, _checked(delta))
+            chunks += self._reply.chunks(choice, delta)
+        return chunks
+
+    async def _replay(self, found: Found, events: EventStream, *, include_usage: bool) -> None:
+        """The same events as the live answer had, in as few writes as there need be."""
+        body = found.body
+        if body is None and found.source is not None:
+            self._begin(found, found.source.info)
+            body = await self._worded(found.source, include_usage=include_usage)
+            found.keep(body)
+        events.response.headers.update(_headers(found, found.info))
+        await events.send_encoded(body or b"")
+
+    async def _worded(self, source: Source, *, include_usage: bool) -> bytes:
+        parts: list[bytes] = []
+        async for step in source.steps():
+            parts.append(encoded(self._chunks(step)))
+            if len(parts) % _REPLAYED_STEPS == 0:
+                await asyncio.sleep(0)
+        if include_usage:
+            parts.append(encoded([self._reply.last_chunk(self._usage.total())]))
+        return b"".join([*parts, DONE])
 
     async def _send_error(self, events: EventStream, error: Exception) -> None:
         try:
@@ -146,15 +199,20 @@ class Answer:
         except ConnectionResetError:
             log.debug("the client has gone")
 
-    def _begin(self) -> None:
-        info = self._fanout.info
+    def _begin(self, found: Found, info: wire.ModelInfo | None) -> None:
         fingerprint = None if info is None else f"fp_{_short(info.digest)}"
         tool_format = None if info is None else info.tool_format
-        self._reply.begin(Head(self._id, int(time.time()), self._model, fingerprint, tool_format))
+        self._reply.begin(Head(found.id, found.created, self._model, fingerprint, tool_format))
 
-    def _digest_header(self) -> dict[str, str]:
-        info = self._fanout.info
-        return {} if info is None else {"X-Model-Digest": info.digest}
+
+def _headers(found: Found, info: wire.ModelInfo | None) -> dict[str, str]:
+    """Which model answered, and what the cache had to do with it."""
+    headers: dict[str, str] = {"X-Cache": found.result}
+    if info is not None:
+        headers["X-Model-Digest"] = info.digest
+    if found.age_seconds is not None:
+        headers["Age"] = str(found.age_seconds)
+    return headers
 
 
 def _short(digest: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from hearthd.cache.service import ResponseCache
 from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
 from hearthd.telemetry.metrics import Metrics
@@ -21,6 +22,7 @@ class ApiOptions:
 
 
 SERVING = web.AppKey("serving", Serving)
+CACHE = web.AppKey("cache", ResponseCache)
 KEYRING = web.AppKey("keyring", Keyring)
 METRICS = web.AppKey("metrics", Metrics)
 OPTIONS = web.AppKey("options", ApiOptions)

@@ -111,6 +111,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         frames=_frames(asked, use, output, arrived_seconds),
         n_prompts=1,
         id_prefix="chatcmpl",
+        seeded=asked.seed is not None,
         service_tier=asked.service_tier,
     )
     if asked.stream:
@@ -169,7 +170,7 @@ class ChatReply:
         """The answer starts."""
         self._head = head
         if self._use is not None:
-            self._tools = ToolReaders(self._use, head.tool_format)
+            self._tools = ToolReaders(self._use, head.tool_format, head.id)
 
     def chunks(self, choice: int, delta: wire.Delta) -> Sequence[msgspec.Struct]:
         """The role before all else, text and calls, and the reason of the end by itself."""

@@ -61,6 +61,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         frames=_frames(asked, prompts, n, arrived_seconds),
         n_prompts=len(prompts),
         id_prefix="cmpl",
+        seeded=asked.seed is not None,
         service_tier=asked.service_tier,
     )
     if asked.stream:

@@ -22,6 +22,15 @@ _HEADERS = {
 }
 
 
+_encoder = msgspec.json.Encoder()
+
+
+def encoded(chunks: Iterable[msgspec.Struct]) -> bytes:
+    """Each chunk as an event. Pure."""
+    encode = _encoder.encode
+    return b"".join([b"data: %b\n\n" % encode(chunk) for chunk in chunks])
+
+
 class EventStream:
     """Writes events; while it is open and silent, a comment tells proxies that somebody is here.
 
@@ -33,7 +42,6 @@ class EventStream:
         self.response = web.StreamResponse(headers=_HEADERS)
         self._request = request
         self._keep_alive_seconds = keep_alive_seconds
-        self._encoder = msgspec.json.Encoder()
         self._lock = asyncio.Lock()  # a comment never cuts into an event
         self._written_seconds = 0.0
         self._keeper: asyncio.Task[None] | None = None
@@ -60,8 +68,10 @@ class EventStream:
 
     async def send(self, chunks: Iterable[msgspec.Struct]) -> None:
         """Each chunk as an event, all in one write."""
-        encode = self._encoder.encode
-        data = b"".join([b"data: %b\n\n" % encode(chunk) for chunk in chunks])
+        await self.send_encoded(encoded(chunks))
+
+    async def send_encoded(self, data: bytes) -> None:
+        """Events as they go over the wire, as many as there are, in one write."""
         if data:
             await self._write(data)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from hearthd import wire
 from hearthd.api.tool_calls import ToolCallParser
-from hearthd.api.tool_events import CallArguments, CallStart, Content, Event
+from hearthd.api.tool_events import CallArguments, CallIds, CallStart, Content, Event
 from hearthd.api.tools import ToolUse
 
 
@@ -47,9 +47,13 @@ class ToolCallAnswer(msgspec.Struct, frozen=True):
 class ToolReaders:
     """One parser for each choice of a request."""
 
-    def __init__(self, use: ToolUse, form: wire.ToolFormat | None) -> None:
-        """`form`: the one the model speaks, where its template teaches one."""
+    def __init__(self, use: ToolUse, form: wire.ToolFormat | None, answer_id: str) -> None:
+        """`form`: the one the model speaks, where its template teaches one.
+
+        Ids of calls follow from `answer_id`: an answer that is told again has the same ones.
+        """
         self._use = use
+        self._answer_id = answer_id
         self._form: wire.ToolFormat = form or wire.DEFAULT_TOOL_FORMAT
         self._parsers: dict[int, ToolCallParser] = {}
 
@@ -59,7 +63,11 @@ class ToolReaders:
         if parser is None:
             use = self._use
             parser = self._parsers[choice] = ToolCallParser(
-                self._form, use.names, eager=use.constraint is not None, parallel=use.parallel
+                self._form,
+                use.names,
+                eager=use.constraint is not None,
+                parallel=use.parallel,
+                new_id=CallIds(f"{self._answer_id}/{choice}").next,
             )
         events = parser.feed(delta.text)
         return events if delta.finish is None else events + parser.finish()

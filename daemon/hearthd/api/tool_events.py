@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import string
 from collections.abc import Iterable
@@ -54,6 +55,28 @@ def new_call_id(form: wire.ToolFormat) -> str:
     if form in ("mistral", "mistral-args"):
         return "".join(secrets.choice(_ALNUM) for _ in range(9))
     return f"call_{secrets.token_hex(12)}"
+
+
+class CallIds:
+    """Ids of one choice's calls: as hard to guess as its answer's id, and always the same for it."""
+
+    __slots__ = ("_n", "_seed")
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+        self._n = 0
+
+    def next(self, form: wire.ToolFormat) -> str:
+        """The id of the next call, in the shape of `new_call_id`."""
+        self._n += 1
+        hashed = hashlib.blake2b(f"{self._seed}/{self._n}".encode(), digest_size=12)
+        if form not in ("mistral", "mistral-args"):
+            return f"call_{hashed.hexdigest()}"
+        number, letters = int.from_bytes(hashed.digest()), []
+        for _ in range(9):
+            number, letter = divmod(number, len(_ALNUM))
+            letters.append(_ALNUM[letter])
+        return "".join(letters)
 
 
 @dataclass(frozen=True, slots=True)

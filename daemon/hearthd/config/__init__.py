@@ -4,6 +4,7 @@ from hearthd.config.load import Flags, Loaded, Row, explain, load
 from hearthd.config.parse import split_address
 from hearthd.config.schema import (
     BUILTIN_MODEL,
+    CacheConfig,
     Config,
     EngineConfig,
     KeyConfig,
@@ -11,12 +12,14 @@ from hearthd.config.schema import (
     LimitsConfig,
     LogConfig,
     MemoryConfig,
+    ModelCacheConfig,
     ModelConfig,
     StopConfig,
 )
 
 __all__ = [
     "BUILTIN_MODEL",
+    "CacheConfig",
     "Config",
     "EngineConfig",
     "Flags",
@@ -26,6 +29,7 @@ __all__ = [
     "Loaded",
     "LogConfig",
     "MemoryConfig",
+    "ModelCacheConfig",
     "ModelConfig",
     "Row",
     "StopConfig",

@@ -41,6 +41,14 @@ class StageConfig(Section, frozen=True):
     layers: tuple[int, int] | None = None  # unset: all
 
 
+class ModelCacheConfig(Section, frozen=True):
+    """[models.NAME.cache]"""
+
+    enabled: bool = True
+    ttl_seconds: PositiveSeconds = 7 * 86400.0  # an older answer is computed anew
+    sampled: bool = False  # also answers at a temperature, without a seed
+
+
 class ModelConfig(Section, frozen=True):
     """[models.NAME]"""
 
@@ -68,6 +76,7 @@ class ModelConfig(Section, frozen=True):
     aging_seconds: PositiveSeconds = 30.0  # a class waits so long at most for a turn
     aliases: tuple[str, ...] = ()  # more names that clients may use
     options: dict[str, Any] = {}  # of the backend
+    cache: ModelCacheConfig = ModelCacheConfig()
 
 
 class KeyLimitsConfig(Section, frozen=True):
@@ -86,6 +95,7 @@ class KeyConfig(Section, frozen=True, rename={"klass": "class"}):
     weight: Weight = 1.0  # of its share, against the other keys of the same class
     limits: KeyLimitsConfig = KeyLimitsConfig()
     salt: str = ""  # prefixes are shared only among keys with the same salt
+    cache_group: str = ""  # keys with the same group share cached answers; empty: with nobody
     models: tuple[str, ...] = ()  # names of models it may use; empty: all
 
 
@@ -117,6 +127,16 @@ class MemoryConfig(Section, frozen=True):
     devices: dict[str, Size] = {}  # budget of a device other than the processor
 
 
+class CacheConfig(Section, frozen=True):
+    """[cache]"""
+
+    enabled: bool = True
+    budget: Size = 1 << 30  # answers on disk
+    memory: Size = 16 << 20  # answers in memory, ready to be sent
+    entry: Size = 1 << 20  # one answer at most
+    shared: bool = False  # all keys share answers
+
+
 class LogConfig(Section, frozen=True):
     """[log]"""
 
@@ -142,5 +162,6 @@ class Config(Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
     memory: MemoryConfig = MemoryConfig()
+    cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
     stop: StopConfig = StopConfig()

@@ -20,6 +20,7 @@ from hearthd.serving.call import Answer, Call
 from hearthd.serving.deployments import Deployment, Deployments, Revision, draft_config
 from hearthd.serving.encoding import Encoding, EncodingRequest
 from hearthd.serving.generation import Generation, GenerationRequest
+from hearthd.serving.identity import ModelIdentity, identity_of
 from hearthd.serving.principal import LEVELS, LOCAL, Principal
 from hearthd.serving.quota import Quota, Size, Standing
 from hearthd.serving.replica import Replica
@@ -219,6 +220,16 @@ class Serving:
     def model(self, name: str) -> ModelStatus:
         """One model, by name or alias; raises ModelNotFound."""
         return self._deployments.resolve(name).status()
+
+    def identity(self, name: str, principal: Principal = LOCAL) -> ModelIdentity | None:
+        """What would answer under a name, if that is loaded or has been; None where it is not known yet.
+
+        Raises ModelNotFound, Forbidden, ModelFailed, ShuttingDown.
+        """
+        deployment, replica = self._route(name, principal)
+        if replica.info is None:
+            return None
+        return identity_of(deployment.name, replica.info, deployment.current.config)
 
     def readiness(self) -> Readiness:
         """Ready: at least one model answers, and none that has not failed does not."""

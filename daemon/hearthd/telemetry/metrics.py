@@ -137,6 +137,10 @@ class Metrics:
         """Read the gauges of keys from here at every scrape."""
         self._registry.register(_KeyCollector(keys))
 
+    def add(self, collector: Collector) -> None:
+        """Read further metrics from here at every scrape."""
+        self._registry.register(collector)
+
     def observe(self, timeline: RequestTimeline) -> None:
         """Count one request that has ended, or was not admitted."""
         model, klass = timeline.model, timeline.klass

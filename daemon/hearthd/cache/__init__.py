@@ -1,0 +1,1 @@
+"""The cache of answers: equal deterministic requests are computed once; what is kept cannot leak or lie."""
