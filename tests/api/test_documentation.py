@@ -12,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from hearthd import errors
 from hearthd.api import schema
 from hearthd.api.devices import DeviceList
+from hearthd.api.openai_embeddings import EmbeddingRequest
 from hearthd.api.openai_models import ModelDetails
 from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
+from hearthd.api.rerank import RerankRequest
 from hearthd.api.routes import ROUTES
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.hardware.device import CpuFacts, Device, GpuFacts, PciLink, Reading
@@ -37,6 +39,8 @@ def test_every_route_is_documented() -> None:
         schema.ChatRequest,
         schema.TokenizeRequest,
         schema.DetokenizeRequest,
+        EmbeddingRequest,
+        RerankRequest,
         ModelDetails,
         DeviceList,
         Device,
