@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from gguf_runner import Array, Rows, Runner, cut_specs, fork, noise, truncate, whole_spec
 
-from hearth_backends.base import Placement, Stage
+from hearth_backends.base import LoadedModel, Placement, Stage
 from hearth_backends.errors import ForeignState, StepError, Unsupported
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("llama_cpp")
 
-from onnx_runner import ONNX, canary, onnx_runner, stories
+from onnx_runner import ONNX, canary, onnx_runner
 
 SAME = 1e-4
 """Of log-probabilities in float32, whatever the order of sums."""
@@ -28,10 +28,9 @@ def test_greedy_tokens_of_the_canary_are_those_of_llama_cpp(text: str) -> None:
     ours.close()
 
 
-def test_sixty_greedy_tokens_of_a_story_are_those_of_llama_cpp() -> None:
-    model = stories()
-    prompt = model.tokenizer.encode("Once upon a time", add_special=True, parse_special=False)
-    theirs, ours = Runner(model, [whole_spec(model)]), onnx_runner(model)
+def test_sixty_greedy_tokens_of_a_story_are_those_of_llama_cpp(lily: LoadedModel) -> None:
+    prompt = lily.tokenizer.encode("Once upon a time", add_special=True, parse_special=False)
+    theirs, ours = Runner(lily, [whole_spec(lily)]), onnx_runner(lily)
     assert ours.greedy(0, prompt, 60) == theirs.greedy(0, prompt, 60)
     theirs.close()
     ours.close()
@@ -47,14 +46,13 @@ DISTANCE = {  # of each kind from float32: mean KL, share of equal best tokens
 
 
 @pytest.mark.parametrize("kind", DISTANCE)
-def test_how_far_a_kind_is_from_float32(kind: str) -> None:
-    model = stories()
-    prompt = model.tokenizer.encode("Once upon a time", add_special=True, parse_special=False)
-    reference = onnx_runner(model)
+def test_how_far_a_kind_is_from_float32(lily: LoadedModel, kind: str) -> None:
+    prompt = lily.tokenizer.encode("Once upon a time", add_special=True, parse_special=False)
+    reference = onnx_runner(lily)
     text = prompt + reference.greedy(0, prompt, 50)
     exact = reference.step(Rows(1, text, len(text)))
     reference.close()
-    runner = onnx_runner(model, kind)
+    runner = onnx_runner(lily, kind)
     found = runner.step(Rows(0, text, len(text)))
     runner.close()
     kl = float((np.exp(exact) * (exact - found)).sum(axis=1).mean())

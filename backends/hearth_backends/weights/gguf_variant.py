@@ -30,12 +30,21 @@ def gguf_variant(file: GgufFile, n_ctx: int) -> Variant:
         ropes=ropes,
         rope_of=rope_of,
         windows=windows,
-        attention_softcap=meta.get(key + "attn_logit_softcapping", float) or 0.0,
-        logit_softcap=meta.get(key + "final_logit_softcapping", float) or 0.0,
+        attention_softcap=_softcap(meta, key + "attn_logit_softcapping"),
+        logit_softcap=_softcap(meta, key + "final_logit_softcapping"),
         token_scale=math.sqrt(spec.d_model) if is_gemma else 1.0,
         norm_offset=1.0 if is_gemma else 0.0,
         activation="gelu_tanh" if is_gemma else "silu",
     )
+
+
+_SOFTCAPS = {"gemma2.attn_logit_softcapping": 50.0, "gemma2.final_logit_softcapping": 30.0}
+"""Where the file does not say."""
+
+
+def _softcap(meta: Metadata, key: str) -> float:
+    told = meta.get(key, float)
+    return _SOFTCAPS.get(key, 0.0) if told is None else told
 
 
 def _attention_scale(spec: ModelSpec) -> float:
@@ -79,7 +88,6 @@ def _rope(file: GgufFile, meta: Metadata, n_ctx: int) -> RopeTable:
         return rope.yarn(theta, n_dims, by)
     if asked.scaling == "longrope":
         which = "long" if n_ctx > original else "short"
-        magnitude = told or rope.longrope_magnitude(file.spec.context_trained / original, original)
         divisors = file.tensor(f"rope_factors_{which}.weight")
-        return rope.longrope(theta, n_dims, divisors, magnitude)
+        return rope.longrope(theta, n_dims, divisors, told or 1.0)
     raise Unsupported(f"rope scaling of the kind {asked.scaling!r:.40}")
