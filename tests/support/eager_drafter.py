@@ -24,14 +24,15 @@ class EagerDrafter:
         self, requests: Sequence[Request], limits: Sequence[int], n_spare: int
     ) -> list[list[int]]:
         """The model's guesses."""
-        ready = self.model.follow(requests, self.n_rows)
-        depths = []
-        for request, limit, is_ready in zip(requests, limits, ready, strict=True):
-            depth = min(limit, self.n_tokens, n_spare, self.model.room(request)) if is_ready else 0
-            depths.append(max(0, depth))
-            n_spare -= max(0, depth)
-        drafts = self.model.guess(requests, depths)
-        assert all(len(d) <= depth for d, depth in zip(drafts, depths, strict=True))
+        self.model.follow([r for r in requests if not self.model.is_near(r)], self.n_rows)
+        n_each = max(0, min(self.n_tokens, n_spare // len(requests)))
+        guessed = [i for i, limit in enumerate(limits) if limit > 0] if n_each else []
+        drafts: list[list[int]] = [[] for _ in requests]
+        for i, draft in zip(
+            guessed, self.model.guess([requests[i] for i in guessed], n_each), strict=True
+        ):
+            assert len(draft) <= min(n_each, limits[i])
+            drafts[i] = draft
         return drafts
 
     def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:

@@ -13,18 +13,28 @@ _KEPT = 0.95  # of what was known of a kind, with each new outcome
 class Acceptance:
     """Rates by kind, a small number; of one request, or of all."""
 
-    __slots__ = ("_above", "_stood", "_tried")
+    __slots__ = ("_above", "_priors", "_stood", "_tried")
 
-    def __init__(self, n_kinds: int, above: Acceptance | None = None) -> None:
-        """`above`: what is true of all requests is the prior of one."""
+    def __init__(
+        self,
+        n_kinds: int,
+        above: Acceptance | None = None,
+        priors: Sequence[float] | None = None,
+    ) -> None:
+        """`above`: what is true of all requests is the prior of one; `priors`: of each kind, without."""
         self._above = above
+        self._priors = [PRIOR] * n_kinds if priors is None else priors
         self._tried = [0.0] * n_kinds
         self._stood = [0.0] * n_kinds
 
     def rate(self, kind: int) -> float:
         """Probability that one more token of a kind stands, given that those before it did."""
-        prior = PRIOR if self._above is None else self._above.rate(kind)
+        prior = self._priors[kind] if self._above is None else self._above.rate(kind)
         return (self._stood[kind] + _PRIOR_WEIGHT * prior) / (self._tried[kind] + _PRIOR_WEIGHT)
+
+    def is_known(self, kind: int) -> bool:
+        """Whether what was measured weighs more than what was believed before."""
+        return self._tried[kind] > _PRIOR_WEIGHT
 
     def chances(self, kinds: Sequence[int]) -> list[float]:
         """For each token of a guess, the probability that it and all before it stand."""

@@ -17,7 +17,12 @@ from hearthd.engine.costs import StepCosts
 from hearthd.engine.drafting.acceptance import Acceptance
 from hearthd.engine.drafting.counters import DraftCounters, Source
 from hearthd.engine.drafting.drafter import DraftReport
-from hearthd.engine.drafting.lookup import LOOKUP_LENGTHS, PromptLookup
+from hearthd.engine.drafting.lookup import (
+    LOOKUP_LENGTHS,
+    LOOKUP_PRIORS,
+    MAX_LOOKUP_TOKENS,
+    PromptLookup,
+)
 from hearthd.engine.drafting.offer import ModelOffer
 from hearthd.engine.drafting.widths import MAX_DRAFT_TOKENS, Widths, best_widths
 from hearthd.engine.request import Request
@@ -56,7 +61,7 @@ class DraftGate:
         self.costs = StepCosts()
         self.counters = DraftCounters()
         self.offer = offer
-        self._everybody = Acceptance(len(LOOKUP_LENGTHS))
+        self._everybody = Acceptance(len(LOOKUP_LENGTHS), priors=LOOKUP_PRIORS)
         self._memories: dict[int, _Memory] = {}
         self._n_steps = 0
 
@@ -70,7 +75,7 @@ class DraftGate:
         none: list[list[int]] = [[] for _ in requests]
         if self._n_steps % PLAIN_EVERY == 0 or not self.costs.known(len(requests)):
             return none
-        limits = [min(limit, MAX_DRAFT_TOKENS) for limit in limits]
+        limits = [min(limit, MAX_LOOKUP_TOKENS) for limit in limits]
         guesses = [self._guess(r, limit) for r, limit in zip(requests, limits, strict=True)]
         offer = self.offer if self.offer is not None and self.offer.is_open else None
         if offer is None and not any(guess.tokens for guess in guesses):
@@ -117,21 +122,15 @@ class DraftGate:
         n_spare: int,
     ) -> Widths:
         """Put the draft model's guesses in the place of others, where that is worth more."""
+        limits = [min(limit, MAX_DRAFT_TOKENS) for limit in limits]
         bid = offer.bid(requests, limits, chances, carried, self.costs, n_spare)
         if bid is None:
             return carried
-        widths = list(carried.widths)
-        for i in bid.chosen:
-            widths[i] = 0
-        drafts = offer.guess([requests[i] for i in bid.chosen], bid.n_tokens)
-        for i, draft in zip(bid.chosen, drafts, strict=True):
-            if draft:
-                guesses[i] = Guess(draft, "model", range(len(draft)))
-                widths[i] = len(draft)
-        for i, width in enumerate(bid.others.widths):
-            if guesses[i].source != "model":
-                widths[i] = width
-        return Widths(widths, carried.tokens, bid.gain)
+        widths = list(bid.carried.widths)
+        for i, draft in zip(bid.chosen, offer.work(bid, requests), strict=True):
+            guesses[i] = Guess(draft, "model", range(len(draft)))
+            widths[i] = len(draft)
+        return bid.carried._replace(widths=widths)
 
     # --- after it ------------------------------------------------------------------------------
 

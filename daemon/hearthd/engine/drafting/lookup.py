@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 LOOKUP_LENGTHS = (8, 5, 3, 2)
 """Tokens of context that have to match, longest first."""
+LOOKUP_PRIORS = (0.9, 0.8, 0.7, 0.6)
+"""For each length: what is believed of a guess before any was tried."""
+MAX_LOOKUP_TOKENS = 15
+"""Of one guess: with the row before them a multiple of what processors compute at a time."""
 
 
 class Match(NamedTuple):

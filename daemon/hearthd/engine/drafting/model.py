@@ -25,6 +25,8 @@ MAX_FAILURES_IN_A_ROW = 3
 """Steps of the draft model that may fail one after the other before it is given up."""
 _ROW_EWMA = 0.3
 _LEAST_MEASURED = 8  # rows of a step that tells what a row costs
+NEAR_TOKENS = 8
+"""Tokens that it has not seen, which it computes as it begins to guess."""
 
 
 class Follower:
@@ -84,6 +86,14 @@ class DraftModel:
             return 0
         return max(0, self.context - len(request.tokens))
 
+    def is_near(self, request: Request) -> bool:
+        """Whether it can guess for a request at once."""
+        follower = self._followers.get(request.id)
+        if follower is None:
+            return False
+        n_unseen = len(request.tokens) - self.store.committed(follower)
+        return n_unseen <= min(1 + NEAR_TOKENS, self._n_rows)
+
     def n_behind(self, request: Request) -> int:
         """Tokens of a request that it has not seen; it is followed from now on."""
         follower = self._follower(request)
@@ -106,27 +116,21 @@ class DraftModel:
         self.store.truncate(follower, min(n, len(request.tokens) - 1))
         follower.proposed = []
 
-    def follow(self, requests: Sequence[Request], n_rows: int) -> list[bool]:
-        """Compute at most about n_rows of what it has not seen; whether it can guess for each now."""
+    def follow(self, requests: Sequence[Request], n_rows: int) -> None:
+        """Compute at most n_rows of what it has not seen of some requests."""
         self.settle()
-        ready: list[bool] = []
         rows: list[Rows] = []
         for request in requests:
             follower = self._follower(request)
             unseen = None if follower is None else self._unseen(follower)
             if unseen is None:
-                ready.append(False)
                 continue
-            n_behind = len(unseen.tokens) - 1
-            n_now = max(0, min(n_behind, n_rows, self._n_rows))
-            if n_behind > _LEAST_MEASURED and n_now:
+            n_now = min(len(unseen.tokens) - 1, n_rows, self._n_rows)
+            if n_now > 0:
                 n_rows -= n_now
-                n_behind -= n_now
                 rows.append(Rows(unseen.follower, unseen.start, unseen.tokens[:n_now]))
-            ready.append(n_behind <= _LEAST_MEASURED)
         for pack in packs(rows, self.pipeline.caps, self._n_rows):
             self._step(pack, wanted=False)
-        return [is_ready and self.failure is None for is_ready in ready]
 
     def _follower(self, request: Request) -> Follower | None:
         """The request's sequence, begun where need be; None where it cannot be followed now."""
@@ -152,13 +156,15 @@ class DraftModel:
 
     # --- guesses -------------------------------------------------------------------------------
 
-    def guess(self, requests: Sequence[Request], depths: Sequence[int]) -> list[list[int]]:
-        """What each request will say next, at most so many tokens; all of them in one step for each token.
+    def guess(self, requests: Sequence[Request], n_tokens: int) -> list[list[int]]:
+        """What each request will say next, at most n_tokens; all of them in one step for each token.
 
-        It samples as the request does, with the noise that the request's own token at that place will
-        have: at any temperature, a model that thinks the same guesses the same.
+        Nothing for those that it is not near. It samples as the request does, with the noise that the
+        request's own token at that place will have: at any temperature, a model that thinks the same
+        guesses the same.
         """
         self.settle()
+        depths = [self._depth(request, n_tokens) for request in requests]
         drafts: list[list[int]] = [[] for _ in requests]
         going: dict[int, Rows] = {}
         for i, (request, depth) in enumerate(zip(requests, depths, strict=True)):
@@ -166,7 +172,7 @@ class DraftModel:
             if follower is None or depth < 1:
                 continue
             unseen = self._unseen(follower)
-            if unseen is not None and len(unseen.tokens) <= self._n_rows:
+            if unseen is not None:
                 going[i] = unseen
         while going and self.failure is None:
             going = self._guess_one(going, drafts, depths)
@@ -177,6 +183,13 @@ class DraftModel:
                 follower.proposed = draft
                 self._unsettled[request.id] = follower
         return drafts
+
+    def _depth(self, request: Request, n_tokens: int) -> int:
+        """How far it can guess for a request."""
+        if not self.is_near(request):
+            return 0
+        n_left = request.n_most - len(request.tokens) - 1  # the last one of all comes by itself
+        return min(n_tokens, self.room(request), n_left)
 
     def _guess_one(
         self, going: dict[int, Rows], drafts: list[list[int]], depths: Sequence[int]

@@ -10,7 +10,6 @@ from hearthd.engine.drafting.acceptance import Acceptance
 from hearthd.engine.drafting.model import DraftModel
 from hearthd.engine.drafting.purse import Purse
 from hearthd.engine.drafting.widths import (
-    LEAST_GAIN,
     MAX_DRAFT_TOKENS,
     Depth,
     Widths,
@@ -26,16 +25,19 @@ LEAST_ROWS = 16
 _FIRST_ROWS = 64  # before their cost is known
 _UNKNOWN_SHARE = 0.25  # of a plain step: what one of the draft model's is taken to cost at first
 _FADES = 0.999  # what is known of acceptance, with each step in which nothing was tried
+_TRIAL_SHARE = (
+    0.25  # of the purse: what may be spent on following requests to find out what it brings
+)
 _MOST_SKIPPED = 16  # steps without a look at what the model could bring, when it brought nothing
 
 
 class Bid(NamedTuple):
-    """Requests that the model is to guess for, how far, what the others carry, and the promised gain."""
+    """What the model should do in a step; requests by their index."""
 
-    chosen: list[int]
-    n_tokens: int
-    others: Widths
-    gain: float
+    chosen: list[int]  # to guess for
+    n_tokens: int  # for each of them
+    recruits: list[int]  # to catch up with, so that it can guess for them later
+    carried: Widths  # by all others
 
 
 class ModelOffer:
@@ -76,45 +78,70 @@ class ModelOffer:
             self._n_to_skip -= 1
             return None
         self._plain_seconds = cost.of(len(requests)) or 0.0
-        own = [
-            self._chances(request, limit) for request, limit in zip(requests, limits, strict=True)
-        ]
-        own = [row if row and row[0] > max(theirs[:1], default=0.0) else []
-               for row, theirs in zip(own, chances, strict=True)]  # fmt: skip
-        if not any(own):
-            return None
-        left = [[] if row else theirs for row, theirs in zip(own, chances, strict=True)]
-        others = best_widths(left, cost, n_spare)
-        n_left = n_spare - sum(others.widths)
-        depth = best_depth(own, others, cost, self._draft_seconds, n_left)
-        if depth.gain <= max(carried.gain, LEAST_GAIN):
+        own = [self._better(*each) for each in zip(requests, limits, chances, strict=True)]
+        is_near = [self.model.is_near(request) for request in requests]
+        near = [row if is_near[i] else [] for i, row in enumerate(own)]
+        depth, others = self._depth(near, chances, cost, n_spare)
+        if depth.gain <= carried.gain:
+            depth, others = Depth([], 0, carried.gain), carried
+        recruits: list[int] = []
+        if own != near:
+            wider, _ = self._depth(own, chances, cost, n_spare)
+            if wider.gain > depth.gain:
+                far = [i for i in wider.chosen if not is_near[i]]
+                recruits = self._worth_following(requests, far, wider.gain)
+        if not depth.chosen and not recruits:
             self._n_skipped_last = min(_MOST_SKIPPED, 1 + 2 * self._n_skipped_last)
             self._n_to_skip = self._n_skipped_last
             return None
         self._n_skipped_last = 0
-        chosen = self._worth_following(requests, depth)
-        return Bid(chosen, depth.n_tokens, others, depth.gain) if chosen else None
+        return Bid(depth.chosen, depth.n_tokens, recruits, others)
 
-    def _chances(self, request: Request, limit: int) -> list[float]:
+    def _depth(
+        self,
+        own: Sequence[Sequence[float]],
+        chances: Sequence[Sequence[float]],
+        cost: StepCosts,
+        n_spare: int,
+    ) -> tuple[Depth, Widths]:
+        """How far the model should guess for those with chances of its own, and what the others carry then."""
+        left = [[] if row else theirs for row, theirs in zip(own, chances, strict=True)]
+        others = best_widths(left, cost, n_spare)
+        n_left = n_spare - sum(others.widths)
+        return best_depth(own, others, cost, self._draft_seconds, n_left), others
+
+    def _better(self, request: Request, limit: int, theirs: Sequence[float]) -> list[float]:
+        """Chances of the model's guesses for a request, where they are better than those it has."""
         limit = min(limit, self.model.room(request))
-        return self._acceptance(request).chances(range(limit)) if limit > 0 else []
+        if limit < 1:
+            return []
+        own = self._acceptance(request).chances(range(limit))
+        return own if not theirs or own[0] > theirs[0] else []
 
     def _draft_seconds(self, n_requests: int) -> float:
         seconds = self.model.costs.of(n_requests)
         return _UNKNOWN_SHARE * self._plain_seconds if seconds is None else seconds
 
-    def _worth_following(self, requests: Sequence[Request], depth: Depth) -> list[int]:
-        """Of the chosen ones, those whose tokens the model has seen, or should see."""
+    def _worth_following(
+        self, requests: Sequence[Request], far: Sequence[int], gain: float
+    ) -> list[int]:
+        """Of requests that the model is behind of, those that it should catch up with."""
         token_seconds = self._plain_seconds / len(requests)
-        chosen: list[int] = []
-        for i in depth.chosen:
+        trial_seconds = 0.0
+        if not self._everybody.is_known(0):
+            trial_seconds = _TRIAL_SHARE * self.purse.balance * self._plain_seconds
+        recruits: list[int] = []
+        for i in far:
             request = requests[i]
             catch_up_seconds = self.model.n_behind(request) * self._row_seconds
             n_left = request.n_most - len(request.tokens)
             n_expected = min(n_left, max(request.n_output, LEAST_EXPECTED_TOKENS))
-            if pays_to_follow(catch_up_seconds, n_expected * token_seconds, depth.gain):
-                chosen.append(i)
-        return chosen
+            if pays_to_follow(catch_up_seconds, n_expected * token_seconds, gain):
+                recruits.append(i)
+            elif catch_up_seconds <= trial_seconds:
+                trial_seconds -= catch_up_seconds
+                recruits.append(i)
+        return recruits
 
     @property
     def _row_seconds(self) -> float:
@@ -124,20 +151,14 @@ class ModelOffer:
 
     # --- at work -------------------------------------------------------------------------------
 
-    def guess(self, requests: Sequence[Request], n_tokens: int) -> list[list[int]]:
-        """The model's guesses, at most n_tokens for each; none yet for those it is far behind of."""
+    def work(self, bid: Bid, requests: Sequence[Request]) -> list[list[int]]:
+        """Do what was bid; the guesses for those chosen, at most bid.n_tokens each."""
         began = self.model.clock()
-        n_rows = max(LEAST_ROWS, int(self._plain_seconds / self._row_seconds))
-        if self.model.row_seconds is None:
-            n_rows = _FIRST_ROWS
-        ready = self.model.follow(requests, n_rows)
-        depths = [
-            min(n_tokens, self.model.room(request), request.n_most - len(request.tokens) - 1)
-            if is_ready
-            else 0
-            for request, is_ready in zip(requests, ready, strict=True)
-        ]
-        drafts = self.model.guess(requests, depths)
+        drafts = self.model.guess([requests[i] for i in bid.chosen], bid.n_tokens)
+        if bid.recruits:
+            known = self.model.row_seconds
+            n_rows = _FIRST_ROWS if known is None else int(self._plain_seconds / known)
+            self.model.follow([requests[i] for i in bid.recruits], max(LEAST_ROWS, n_rows))
         self._seconds += self.model.clock() - began
         return drafts
 
