@@ -140,7 +140,17 @@ def test_the_largest_batch_and_the_longest_text(bert: LoadedModel, encoder: Enco
 
 
 def test_batches_that_must_not_be(encoder: Encoder) -> None:
-    for token_lists in ([], [[]], [[CLS] * 129], [[CLS]] * 17, [[CLS] * 100] * 3, [[9999]], [[-1]]):
+    long, many = [CLS] * 100, [[CLS]] * 17
+    batches: list[list[list[int]]] = [
+        [],
+        [[]],
+        [[*long, *long]],
+        many,
+        [long] * 3,
+        [[9999]],
+        [[-1]],
+    ]
+    for token_lists in batches:
         with pytest.raises(BackendError):
             encoder.encode(token_lists)
 

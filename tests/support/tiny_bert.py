@@ -128,7 +128,8 @@ class TinyBert:
         def norm(name: str, x: Array) -> Array:
             centred = x - x.mean(-1, keepdims=True)
             scale = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-12)
-            return centred / scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+            found = centred / scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+            return np.asarray(found)
 
         def heads(x: Array) -> Array:
             return x.reshape(len(tokens), self.n_heads, -1).transpose(1, 0, 2)
