@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import cast
 
@@ -40,7 +41,7 @@ def _module_of(name: str, module: str) -> ModuleType:
 def open_model(path: str) -> LoadedModel:
     """Read a model's specification and load its tokenizer; raises ModelFileError, Unsupported.
 
-    `path` is a file, "builtin:canary" for the model of the package, or "sim:" with options for the
+    `path` is a GGUF file, the folder of a checkpoint, "builtin:canary" for the model of the package, or "sim:" with options for the
     simulated model.
     """
     if path.startswith("builtin:"):
@@ -49,7 +50,13 @@ def open_model(path: str) -> LoadedModel:
         return cast(LoadedModel, import_module("hearth_backends.sim.model").open_sim(path))
     if path.endswith(".gguf"):
         return cast(LoadedModel, _module_of("gguf", "hearth_backends.gguf.vocab").open_gguf(path))
-    raise ModelFileError(f"{path}: not a model that Hearth can read (a .gguf file is)")
+    if Path(path, "config.json").exists():
+        module = _module_of("onnx", "hearth_backends.weights.checkpoint_tokenizer")
+        return cast(LoadedModel, module.open_checkpoint(path))
+    raise ModelFileError(
+        f"{path}: not a model that Hearth can read (a .gguf file is, and a folder with config.json "
+        "and safetensors)"
+    )
 
 
 def _builtin(name: str) -> str:
@@ -61,4 +68,6 @@ def _builtin(name: str) -> str:
 
 def candidates(model: LoadedModel) -> list[str]:
     """Names of the backends that read this model's format, best first."""
-    return {"gguf": ["gguf", "onnx"], "sim": ["sim"]}.get(model.spec.format, [])
+    return {"gguf": ["gguf", "onnx"], "safetensors": ["onnx"], "sim": ["sim"]}.get(
+        model.spec.format, []
+    )

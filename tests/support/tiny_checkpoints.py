@@ -86,19 +86,21 @@ def make_checkpoint(
     """Save a random model; returns what transformers makes of it, in float32."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
 
     kind, fields = ARCHITECTURES[name]
-    config = AutoConfig.for_model(kind, **{**_COMMON, **fields})
+    config = transformers.AutoConfig.for_model(kind, **{**_COMMON, **fields})
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = auto.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "norm" in parameter_name or parameter_name.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size="40KB" if shards else "1GB")
-    return AutoModelForCausalLM.from_pretrained(
+    return auto.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
