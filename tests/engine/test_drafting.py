@@ -68,6 +68,17 @@ def test_a_cost_that_was_not_seen_for_long_is_forgotten() -> None:
     assert costs.of(4) == pytest.approx(0.010)
 
 
+def test_a_step_is_at_most_twice_as_wide_as_any_before() -> None:
+    costs = StepCosts()
+    sure = [[0.99 ** (j + 1) for j in range(15)]]
+    seen = []
+    costs.observe(1, 0.010)
+    for _ in range(4):
+        seen += best_widths(sure, costs, 100).widths
+        costs.observe(1 + seen[-1], 0.010)
+    assert seen == [1, 3, 7, 15]
+
+
 def test_guesses_are_taken_where_they_pay_and_only_there() -> None:
     def costs(seconds: Callable[[int], float]) -> StepCosts:
         measured = StepCosts()
@@ -113,6 +124,12 @@ def run(
         spent += took
         plain += len(gained) * seconds(1)
     return spent, plain
+
+
+def test_guesses_come_past_widths_that_do_not_pay() -> None:
+    milliseconds = (16, 29, 36, 40, 62, 71, 75, 65, 84)  # as measured on two cores, Q4_0
+    spent, plain = run(DraftGate(), 300, lambda n: milliseconds[n - 1] / 1000, lambda i: i % 23)
+    assert plain / spent > 1.6
 
 
 def test_a_repeating_text_gains() -> None:

@@ -46,6 +46,11 @@ class StepCosts:
                 del self._seen_at[n_rows], self._seconds[n_rows]
         self._sorted = sorted(self._seconds)
 
+    @property
+    def widest(self) -> int:
+        """The most rows of a step that was measured; 0 before any was."""
+        return self._sorted[-1] if self._sorted else 0
+
     def known(self, n_rows: int) -> bool:
         """Whether a step of that many rows was measured."""
         return n_rows in self._seconds
