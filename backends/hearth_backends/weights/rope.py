@@ -54,7 +54,9 @@ def plain(theta: float, n_dims: int, *, factor: float = 1.0) -> RopeTable:
     return RopeTable(_powers(theta, n_dims) / factor)
 
 
-def divided(theta: float, n_dims: int, divisors: Sequence[float] | NDArray[np.floating]) -> RopeTable:
+def divided(
+    theta: float, n_dims: int, divisors: Sequence[float] | NDArray[np.floating]
+) -> RopeTable:
     """Powers of the base, each divided by its own factor (Llama 3 as GGUF stores it)."""
     return RopeTable(_powers(theta, n_dims) / np.asarray(divisors, np.float64))
 

@@ -1,0 +1,158 @@
+"""OnnxBackend: what it says of devices and models before it loads one, and what it packs."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_rig import Rig
+from gguf_runner import CPU, MakeGguf, Rows, Runner, whole_spec
+
+from hearth_backends.base import Bytes, DeviceInfo, Lease, LoadedModel, StageSpec
+from hearth_backends.errors import OutOfMemory
+from hearth_backends.registry import candidates, open_model
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("llama_cpp")
+
+from onnx_runner import ONNX, canary, onnx_runner
+from tiny_checkpoints import make_checkpoint
+from tiny_tokenizers import byte_level
+
+from hearth_backends.onnx import packing
+from hearth_backends.onnx.decoder import build_decoder
+from hearth_backends.weights.opening import open_reader
+
+
+def test_devices() -> None:
+    devices = ONNX.devices()
+    assert devices[0].name == "cpu:0"
+    assert all("untested" in device.description for device in devices[1:])
+
+
+def test_what_it_supports(make_gguf: MakeGguf) -> None:
+    model = canary().spec
+    gpu = DeviceInfo("cuda:0", "gpu", "", None, None)
+    extra = {
+        "model.layers.0.mlp.experts": replace(
+            model.tensors["model.norm.weight"], name="model.layers.0.mlp.experts", layer=0
+        )
+    }
+    for spec, device, words in (
+        (model, CPU, None),
+        (model, gpu, "its provider for cuda:0 has not been tried"),
+        (replace(model, architecture="mamba"), CPU, "not for mamba"),
+        (open_model("sim:").spec, CPU, "a simulated model has none"),
+        (replace(model, tensors={**model.tensors, **extra}), CPU, "mlp.experts"),
+    ):
+        support = ONNX.supports(spec, device)
+        assert support.ok == (words is None)
+        assert (words or "") in support.reason
+
+
+def test_it_is_offered_after_the_backend_that_reads_files_as_they_are() -> None:
+    assert candidates(canary()) == ["gguf", "onnx"]
+
+
+def test_the_estimate_of_weights_is_what_is_packed(make_gguf: MakeGguf) -> None:
+    model = open_model(str(make_gguf(d_model=256, d_ff=768, head_dim=64)))
+    for kind in ("fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128"):
+        spec = whole_spec(model, weight_kind=kind)
+        graph_bytes = _packed_bytes(model, spec)
+        estimated = ONNX.estimate(model.spec, spec, CPU).weights
+        embedding = model.spec.tensors["model.embed_tokens.weight"].n_bytes
+        assert (estimated - embedding) / 2 == pytest.approx(graph_bytes, rel=0.1)
+
+
+def test_a_checkpoint_is_served_by_an_engine(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    make_checkpoint(tmp_path, "qwen3")
+    byte_level(tmp_path / "tokenizer.json", n_vocab=259)
+    with Rig(str(tmp_path), kv_dtype="f32", threads=1) as rig:
+        answer = rig.answer("hello there", max_tokens=8, ignore_eos=True)
+    assert answer.finish == "length"
+    assert len(answer.tokens) == 8
+
+
+# --- packing -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, that weights of any size go to."""
+    monkeypatch.setenv("HEARTH_CACHE", str(tmp_path))
+    monkeypatch.setattr(packing, "SMALL_BYTES", 0)
+    return tmp_path / "onnx"
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8", "int4-32"])
+def test_weights_are_packed_once_and_mapped_after(cache: Path, kind: str) -> None:
+    model = canary()
+    with closing(Runner(model, [whole_spec(model, weight_kind=kind)], ONNX)) as runner:
+        first = runner.step(Rows(0, [5, 6, 7], 3))
+    (path,) = cache.iterdir()
+    written = path.stat().st_mtime_ns
+    with closing(onnx_runner(model, kind)) as runner:
+        assert np.array_equal(runner.step(Rows(0, [5, 6, 7], 3)), first)
+    assert path.stat().st_mtime_ns == written
+    with closing(onnx_runner(model, "int8-32")):
+        assert len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_file_is_told_of_and_packed_anew(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = canary()
+    onnx_runner(model, "int8").close()
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    onnx_runner(model, "int8").close()
+    assert (
+        f"{path} is packed anew: it has {len(whole) - 1000} bytes, not {len(whole)}" in caplog.text
+    )
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_file_that_could_not_be_finished_is_gone(
+    cache: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = canary()
+
+    def fail(*_: Any) -> Any:
+        assert [path.suffix for path in cache.iterdir()] != [".weights"]
+        raise error
+
+    monkeypatch.setattr("hearth_backends.onnx.quantize.int8_channels", fail)
+    with pytest.raises(OutOfMemory, match=r"no memory to pack|no room on disk to pack"):
+        onnx_runner(model, "int8")
+    assert list(cache.iterdir()) == []
+
+
+def test_where_packed_weights_are_kept() -> None:
+    folder = packing.default_folder
+    assert folder({"HEARTH_CACHE": "/a", "HOME": "/b"}) == Path("/a/onnx")
+    assert folder({"CACHE_DIRECTORY": "/var/cache/hearthd"}) == Path("/var/cache/hearthd/onnx")
+    assert folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/hearth/onnx")
+    assert folder({"HOME": "/b"}) == Path("/b/.cache/hearth/onnx")
+
+
+def test_progress_goes_up_to_one() -> None:
+    model = canary()
+    heard: list[float] = []
+    lease = Lease(1, CPU.name, Bytes(0, 0, 0))
+    ONNX.load(model.spec, whole_spec(model), (CPU,), (lease,), heard.append).close()
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
+
+
+def _packed_bytes(model: LoadedModel, spec: StageSpec) -> int:
+    reader = open_reader(model.spec)
+    graph = build_decoder(model.spec, spec, reader.variant(spec.n_ctx), np.dtype(np.float32))
+    return sum(bundle.n_bytes for bundle in graph.bundles)
