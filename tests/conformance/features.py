@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import sim_oracle
 from by_hand import export_after_prompt, restore_and_decode
+from eager_drafter import EagerDrafter
 from engine_rig import Answer
 from shells import Flaky, Masking, Starving, mask_of
 from sim_oracle import ScriptedDrafter
 from subjects import GREEDY, Ask, Subject
 
-from hearth_backends.base import Bytes, Lease
+from hearth_backends.base import Bytes, Lease, Stage
 from hearth_backends.errors import Unsupported
 from hearthd import wire
 from hearthd.engine.prefixes.opening import refusal
@@ -153,6 +154,42 @@ def drafts(subject: Subject) -> None:
             n_steps[wrong_every] = rig.n_steps
         assert drafter.n_proposed
     assert n_steps[0] * 2 < n_steps[1]
+
+
+@feature(
+    "a draft model guesses ahead in memory of its own, also for requests that come and go, and if it fails nothing does"
+)
+def draft_models(subject: Subject) -> None:
+    asks = [subject.ask(seed, n_prompt=20 + 17 * seed, max_tokens=24) for seed in range(4)]
+    sizes = {"context": 112, "kv_tokens": 256, "concurrency": 3}
+    for every in (0, 4):
+        wrap = partial(Flaky, every=every) if every else _unwrapped
+        with subject.rig(draft=subject.path, wrap_draft=wrap, **sizes) as rig:
+            rids = [subject.submit(rig, ask) for ask in asks]
+            gone = subject.submit(rig, replace(asks[0], max_tokens=80))
+            for _ in range(5):
+                rig.step()
+            rig.cancel(gone)
+            rig.run()
+            for rid, ask in zip(rids, asks, strict=True):
+                subject.check(rig.answers[rid], ask)
+            rig.assert_nothing_leaked()
+            drafter = rig.core.scheduler.drafter
+            assert isinstance(drafter, EagerDrafter)
+            assert drafter.model.failure is None
+            assert drafter.n_proposed > 20
+            assert drafter.n_accepted > 0.8 * drafter.n_proposed
+    with subject.rig(draft=subject.path, wrap_draft=partial(Flaky, every=1)) as rig:
+        rid = subject.submit(rig, asks[0])
+        rig.run()
+        subject.check(rig.answers[rid], asks[0])
+        assert rig.draft_model is not None
+        assert rig.draft_model.failure is not None
+        assert not rig.core.counters.n_step_failures
+
+
+def _unwrapped(stage: Stage) -> Stage:
+    return stage
 
 
 @feature("requests that do not fit together are preempted and go on where they were")

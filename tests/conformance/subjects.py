@@ -176,10 +176,12 @@ def _simulated() -> list[Subject]:
             for n_stages in (1, 2):
                 refuses = {"adapters": "no LoRA"}
                 if variant == "states":
-                    refuses["drafts"] = "memory that can step back"
+                    refuses["drafts"] = refuses["draft_models"] = "memory that can step back"
                     refuses["recalls"] = "carries a state"
                 if variant == "slots":
-                    refuses["drafts"] = "different numbers of rows"
+                    refuses["drafts"] = refuses["draft_models"] = "different numbers of rows"
+                if depth and n_stages == 1:
+                    refuses.setdefault("draft_models", "run ahead of their tokens")
                 subjects.append(
                     Subject(
                         name=f"sim {variant.replace(',', ' ')}, depth {depth}, {n_stages} stages",
@@ -235,6 +237,7 @@ def _recurrent(architecture: str) -> Subject:
         refuses={
             "adapters": "loads no adapters",
             "drafts": "memory that can step back",
+            "draft_models": "memory that can step back",
             "recalls": "carries a state",
         },
         write=partial(write_recurrent, architecture=architecture),
@@ -246,4 +249,11 @@ def forget_models() -> None:
     shutil.rmtree(WRITTEN, ignore_errors=True)
 
 
-SUBJECTS = [*_simulated(), _gguf(1), _gguf(2), *map(_recurrent, ("mamba", "lfm2")), _onnx(1), _onnx(2)]
+SUBJECTS = [
+    *_simulated(),
+    _gguf(1),
+    _gguf(2),
+    *map(_recurrent, ("mamba", "lfm2")),
+    _onnx(1),
+    _onnx(2),
+]

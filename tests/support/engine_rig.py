@@ -20,7 +20,7 @@ from hearthd.engine.drafting.drafter import Drafter
 from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.drafting.model import DraftModel
 from hearthd.engine.intake import Intake
-from hearthd.engine.loader import LoadPlan, PlannedStage, assemble, plan_load
+from hearthd.engine.loader import LoadPlan, PlannedStage, assemble, load_adapters, plan_load
 
 
 @dataclass(slots=True)
@@ -83,7 +83,14 @@ class Rig:
             name="rig", path=path, **{"context": 256, "concurrency": 4, "step_tokens": 64, **sizes}
         )
         if draft is not None:
-            config = wire.DraftConfig("small", draft, kv_dtype=load.kv_dtype, threads=load.threads)
+            config = wire.DraftConfig(
+                "small",
+                draft,
+                backend=load.backend,
+                kv_dtype=load.kv_dtype,
+                weights=load.weights,
+                threads=load.threads,
+            )
             load = msgspec.structs.replace(load, draft=config)
         self.plan = plan_load(_cut(load, n_stages))
         self.model = self.plan.model
@@ -103,7 +110,9 @@ class Rig:
             self.core.scheduler.draft_with(drafter)
         if clock is not None:
             self.core.scheduler.clock = clock
-        self.intake = Intake(self.model, context=self.plan.room.context)
+        self.intake = Intake(
+            self.model, context=self.plan.room.context, adapters=self.plan.adapters
+        )
         self.stores = [self.core.store]
         if self.draft_model is not None:
             self.stores.append(self.draft_model.store)
@@ -208,4 +217,6 @@ def _load(stage: PlannedStage, plan: LoadPlan, clock: SimClock | None) -> Stage:
     backend = stage.backend if clock is None else SimBackend(clock)
     need = backend.estimate(plan.model.spec, stage.spec, stage.device)
     lease = Lease(1, stage.device.name, need)
-    return backend.load(plan.model.spec, stage.spec, (stage.device,), (lease,), lambda _: None)
+    loaded = backend.load(plan.model.spec, stage.spec, (stage.device,), (lease,), lambda _: None)
+    load_adapters(loaded, plan, lease)
+    return loaded
