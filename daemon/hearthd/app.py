@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -17,9 +18,13 @@ from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.service import Policy, ResponseCache
 from hearthd.config.schema import Config
-from hearthd.hardware.memory import HostMemory, model_budget_bytes
+from hearthd.hardware.host import threads_for
+from hearthd.hardware.memory import HostMemory, memory_of, model_budget_bytes
+from hearthd.hardware.monitor import DeviceMonitor, MonitorOptions
+from hearthd.hardware.tree import Tree
 from hearthd.listeners import BACKLOG, Listeners
-from hearthd.placement.ledger import Ledger, format_bytes
+from hearthd.placement.budgets import DeviceBudgets
+from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.principal import Keyring
 from hearthd.serving.restart import RestartPolicy
@@ -34,39 +39,64 @@ log = logging.getLogger(__name__)
 HANDLERS_END_SECONDS = 2.0
 """For handlers to write their last words, once nothing is left to wait for."""
 STATUS_SECONDS = 1.0
+DISCOVERY_SECONDS = 10.0
+"""That models wait at the start for devices they name."""
 
 
-def build_app(config: Config, memory: HostMemory) -> web.Application:
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the machine has, as far as it is known before the daemon listens."""
+
+    memory: HostMemory
+    devices: DeviceMonitor
+
+
+def discover(config: Config) -> Hardware:
+    """Look at the processors and the memory; reads files, so it is done before the loop runs."""
+    options = MonitorOptions(
+        root=Path(config.hardware.root),
+        nvml_library=config.hardware.nvml_library,
+        poll_seconds=config.hardware.poll_seconds,
+    )
+    return Hardware(memory_of(Tree(options.root)), DeviceMonitor(options))
+
+
+def build_app(config: Config, hardware: Hardware) -> web.Application:
     """The web application with all its parts; starts nothing. Needs a running loop."""
     metrics = Metrics()
+    devices = hardware.devices
+    ledger = _ledger(config, hardware)
     serving = Serving(
         config.models,
-        Supervisor(_ledger(config, memory), _supervisor_options(config)),
+        Supervisor(ledger, _supervisor_options(config, devices)),
         metrics,
         queue_limit=config.limits.queue_requests,
         call_seconds=config.limits.call_seconds,
     )
     metrics.watch(serving.models)
     metrics.watch_keys(serving.standings)
+    metrics.watch_devices(lambda: devices.inventory.devices)
     app = web.Application(client_max_size=config.limits.max_body_bytes)
     app[keys.SERVING] = serving
     app[keys.METRICS] = metrics
+    app[keys.DEVICES] = devices
     app[keys.CACHE] = _cache(config, serving, metrics)
     app[keys.KEYRING] = Keyring(config.keys)
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
     routes.setup(app)
+    app.cleanup_ctx.append(_watching(config, devices))
     app.cleanup_ctx.append(_engines(config))
     app.cleanup_ctx.append(_answers)
     return app
 
 
 async def serve(
-    config: Config, listeners: Listeners, memory: HostMemory, notifier: Notifier
+    config: Config, listeners: Listeners, hardware: Hardware, notifier: Notifier
 ) -> None:
     """Serve on sockets that listen already, until a signal; then drain and end everything."""
-    app = build_app(config, memory)
+    app = build_app(config, hardware)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -98,13 +128,19 @@ async def serve(
     log.info("stopped")
 
 
-def _ledger(config: Config, memory: HostMemory) -> Ledger:
-    budget = model_budget_bytes(memory, budget=config.memory.budget, reserve=config.memory.reserve)
+def _ledger(config: Config, hardware: Hardware) -> Ledger:
+    """With a budget for the host's memory, and one for each other device once it is found."""
+    limits = config.memory
+    budget = model_budget_bytes(hardware.memory, budget=limits.budget, reserve=limits.reserve)
     log.info("%s of memory for models", format_bytes(budget), extra={"budget_bytes": budget})
-    return Ledger({"cpu": budget, **config.memory.devices})
+    ledger = Ledger({HOST_POOL: budget, **limits.devices})
+    budgets = DeviceBudgets(ledger, limits.devices)
+    budgets.take_in(hardware.devices.inventory.devices)
+    hardware.devices.watch(budgets.on_event)
+    return ledger
 
 
-def _supervisor_options(config: Config) -> SupervisorOptions:
+def _supervisor_options(config: Config, devices: DeviceMonitor) -> SupervisorOptions:
     engine = config.engine
     return SupervisorOptions(
         patience=Patience(
@@ -117,7 +153,27 @@ def _supervisor_options(config: Config) -> SupervisorOptions:
         restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
         log_level=config.log.level,
         prefix_folders=_prefix_folders(config),
+        threads=lambda name: threads_for(devices.inventory.present, name),
     )
+
+
+def _watching(
+    config: Config, devices: DeviceMonitor
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Devices are looked for as long as the app lives; before its engines start where they need them."""
+    named = {
+        device
+        for model in config.models.values()
+        for device in (*model.devices, *(stage.device for stage in model.stages))
+    }
+
+    async def watching(_app: web.Application) -> AsyncIterator[None]:
+        async with devices.running():
+            if any(devices.inventory.get(name) is None for name in named):
+                await devices.first_look(DISCOVERY_SECONDS)
+            yield
+
+    return watching
 
 
 def _engines(config: Config) -> Callable[[web.Application], AsyncIterator[None]]:

@@ -61,11 +61,10 @@ def _run(loaded: Loaded) -> int:
         listen(config.listen, Path(config.socket)) as listeners,
         state.note(listeners.address, config.socket),
     ):
-        from hearthd.app import serve
-        from hearthd.hardware.memory import read_host_memory
+        from hearthd.app import discover, serve
         from hearthd.systemd import Notifier
 
-        asyncio.run(serve(config, listeners, read_host_memory(), Notifier(os.environ)))
+        asyncio.run(serve(config, listeners, discover(config), Notifier(os.environ)))
     return 0
 
 

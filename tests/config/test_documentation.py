@@ -23,6 +23,7 @@ SECTIONS: dict[str, type[schema.Section]] = {
     "[engine]": schema.EngineConfig,
     "[memory]": schema.MemoryConfig,
     "[cache]": schema.CacheConfig,
+    "[hardware]": schema.HardwareConfig,
     "[log]": schema.LogConfig,
     "[stop]": schema.StopConfig,
 }

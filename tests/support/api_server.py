@@ -13,8 +13,9 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from hearthd.api import routes
-from hearthd.api.keys import CACHE, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
+from hearthd.api.keys import CACHE, DEVICES, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
 from hearthd.cache.service import ResponseCache
+from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
 from hearthd.telemetry.metrics import Metrics
@@ -32,6 +33,7 @@ class ApiServer:
         socket: Path | None = None,
         keyring: Keyring | None = None,
         cache: ResponseCache | None = None,
+        devices: DeviceMonitor | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.url = ""
@@ -43,6 +45,9 @@ class ApiServer:
         self._app[CACHE] = cache or ResponseCache.off(serving)
         self._app[KEYRING] = keyring or Keyring()
         self._app[OPTIONS] = self._options
+        if devices is not None:
+            self._app[DEVICES] = devices
+            self.metrics.watch_devices(lambda: devices.inventory.devices)
         routes.setup(self._app)
         self._stack = AsyncExitStack()
 

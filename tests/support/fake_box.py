@@ -54,6 +54,7 @@ class FakeBox:
             "ready": True,
             "models": [{"name": "canary", "state": "ready"}],
         }
+        self.devices: dict[str, Any] = {"devices": []}
         self.pieces = ["Hello", ", wor", "ld"]
         self.piece_seconds = 0.0
         self.endless = False  # the last piece comes again and again
@@ -70,6 +71,7 @@ class FakeBox:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/api/v1/devices", self._devices)
         app.router.add_get("/version", self._version)
         app.router.add_post("/v1/chat/completions", self._chat)
         return app
@@ -79,6 +81,9 @@ class FakeBox:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         return web.json_response(self.ready, status=200 if self.ready["ready"] else 503)
+
+    async def _devices(self, request: web.Request) -> web.Response:
+        return web.json_response(self.devices)
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "0.1.0"})

@@ -20,6 +20,7 @@ from hearth_tui.errors import (
 COMMANDS = {
     "ask": "ask a model one question",
     "chat": "talk with a model",
+    "devices": "list what the box can run models on",
     "models": "list the models of the box",
     "status": "say how the box is doing",
 }

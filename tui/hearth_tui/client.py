@@ -19,6 +19,7 @@ from hearth_tui.types import (
     ChatRequest,
     Chunk,
     Completion,
+    DeviceList,
     ErrorEnvelope,
     Model,
     ModelList,
@@ -68,6 +69,20 @@ class Client:
     def models(self) -> list[Model]:
         """The models of the box, ready or not, in its order."""
         return self._get("/v1/models", ModelList).data
+
+    def devices(self) -> DeviceList:
+        """What the box can run models on."""
+        return self._get("/api/v1/devices", DeviceList)
+
+    def devices_json(self) -> bytes:
+        """The same as the box says it."""
+        response = self._ask(self._request("GET", "/api/v1/devices"))
+        _raise_for_status(response)
+        try:
+            msgspec.json.decode(response.content)
+        except msgspec.MsgspecError:
+            raise _not_hearth(response) from None
+        return response.content
 
     def version(self) -> str:
         """The version of the daemon."""

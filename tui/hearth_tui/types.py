@@ -49,6 +49,59 @@ class ModelList(msgspec.Struct, frozen=True):
     data: list[Model]
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """What changes all the time of a device."""
+
+    free_bytes: int | None = None
+    utilization: float | None = None  # 0 to 1
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+
+
+class CpuFacts(msgspec.Struct, frozen=True):
+    """Of a processor device."""
+
+    cpus: list[int] = []
+    cores: int | None = None
+    fast_cores: int | None = None
+    isa: list[str] = []
+    quota_cpus: float | None = None
+
+
+class GpuFacts(msgspec.Struct, frozen=True):
+    """Of an accelerator."""
+
+    capability: str | None = None
+
+
+class Device(msgspec.Struct, frozen=True):
+    """One entry of /api/v1/devices."""
+
+    name: str
+    identity: str | None = None
+    kind: str | None = None  # "cpu" | "gpu" | "npu"
+    vendor: str | None = None
+    description: str | None = None
+    state: str | None = None  # "ready" | "silent" | "failed" | "unconfirmed" | "gone"
+    problem: str | None = None
+    driver: str | None = None
+    total_bytes: int | None = None
+    unified: bool | None = None
+    backends: dict[str, str] = {}
+    cpu: CpuFacts | None = None
+    gpu: GpuFacts | None = None
+    reading: Reading = Reading()
+
+
+class DeviceList(msgspec.Struct, frozen=True):
+    """GET /api/v1/devices."""
+
+    devices: list[Device]
+    problems: list[str] = []
+    absent_backends: dict[str, str] = {}
+
+
 class ModelReadiness(msgspec.Struct, frozen=True):
     """One model within /readyz."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from hearthd.cache.service import ResponseCache
+from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
 from hearthd.telemetry.metrics import Metrics
@@ -23,6 +24,7 @@ class ApiOptions:
 
 SERVING = web.AppKey("serving", Serving)
 CACHE = web.AppKey("cache", ResponseCache)
+DEVICES = web.AppKey("devices", DeviceMonitor)
 KEYRING = web.AppKey("keyring", Keyring)
 METRICS = web.AppKey("metrics", Metrics)
 OPTIONS = web.AppKey("options", ApiOptions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from hearthd.api import (
+    devices,
     middleware,
     openai_chat,
     openai_completions,
@@ -26,6 +27,7 @@ ROUTES = (
     web.post("/rerank", rerank.rerank),  # what other servers call it
     web.post("/tokenize", tokenize.tokenize),
     web.post("/detokenize", tokenize.detokenize),
+    web.get("/api/v1/devices", devices.list_devices),
     web.get("/livez", system.livez),
     web.get("/readyz", system.readyz),
     web.get("/health", system.readyz),  # what other servers call it

@@ -20,7 +20,9 @@ _GOLDEN = (
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of max_tokens in /v1/completions."""
 
-_RESERVED = ("messages", "add_generation_prompt", "tools")
+_RESERVED = frozenset({
+    "self", "rid", "text", "tokens", "messages", "add_special", "add_generation_prompt", "tools",
+})  # fmt: skip
 
 
 def derive_seed(seed: int, choice: int) -> int:

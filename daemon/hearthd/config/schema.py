@@ -70,7 +70,7 @@ class ModelConfig(Section, frozen=True):
         None  # copies of idle prefixes; unset: half of key-value memory's, at most 256MiB
     )
     prefix_disk: Size = 1 << 30  # files of prefixes that outlive a restart; 0: none
-    threads: Count | None = None  # unset: physical cores
+    threads: Count | None = None  # unset: fast physical cores that its device and groups allow
     step_tokens: Count = 512  # rows of one step at most
     itl_target_ms: PositiveMilliseconds = 50.0  # between the tokens of a stream, while prompts come
     aging_seconds: PositiveSeconds = 30.0  # a class waits so long at most for a turn
@@ -137,6 +137,14 @@ class CacheConfig(Section, frozen=True):
     shared: bool = False  # all keys share answers
 
 
+class HardwareConfig(Section, frozen=True):
+    """[hardware]"""
+
+    poll_seconds: Annotated[float, Meta(gt=0, le=10)] = 5.0  # between two looks at the devices
+    nvml_library: str | None = None  # unset: libnvidia-ml.so.1, as the system finds it
+    root: str = "/"  # where proc, sys and dev are, such as a container's mount of its host
+
+
 class LogConfig(Section, frozen=True):
     """[log]"""
 
@@ -162,6 +170,7 @@ class Config(Section, frozen=True):
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
     memory: MemoryConfig = MemoryConfig()
+    hardware: HardwareConfig = HardwareConfig()
     cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
     stop: StopConfig = StopConfig()

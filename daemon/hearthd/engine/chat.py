@@ -50,16 +50,17 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
-        arguments: Mapping[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        **arguments: Any,
     ) -> str:
-        """The prompt text of a chat; raises TemplateRefused.
-
-        `arguments`: further variables of the template, of any name; it ends with the opening of an answer
-        unless add_generation_prompt among them says otherwise.
-        """
-        variables = {**self._tokens, "add_generation_prompt": True, **(arguments or {})}
+        """The prompt text of a chat; raises TemplateRefused."""
         try:
-            return self._template.render({**variables, "messages": messages})
+            return self._template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                **{**self._tokens, **arguments},
+            )
         except (
             TemplateError,
             TypeError,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from hearthd.errors import InsufficientMemory
 
+HOST_POOL = "cpu"
+"""Of all processors, and of devices that have no memory but the host's."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -54,6 +56,8 @@ class Ledger:
             if n_bytes < 0:
                 raise ValueError(f"the budget of {pool} is {n_bytes} bytes")
         self._budgets = dict(budgets)
+        self._joined: dict[str, str] = {}  # device to the pool of another
+        self._closed: dict[str, str] = {}  # device to why nothing may be put on it
         self._leases: dict[int, MemoryLease] = {}
         self._numbers = itertools.count(1)
 
@@ -64,7 +68,24 @@ class Ledger:
 
     def budget_bytes(self, device: str) -> int | None:
         """What may be leased on a device in all; None where no budget is known."""
-        return self._budgets.get(_pool_of(device))
+        return self._budgets.get(self._pool_of(device))
+
+    def set_budget(self, device: str, n_bytes: int) -> None:
+        """A device was found; raises ValueError below 0."""
+        if n_bytes < 0:
+            raise ValueError(f"the budget of {device} is {n_bytes} bytes")
+        self._budgets[self._pool_of(device)] = n_bytes
+
+    def join(self, device: str, pool: str) -> None:
+        """The memory of a device is that of a pool."""
+        self._joined[device] = pool
+
+    def close(self, device: str, reason: str | None) -> None:
+        """Grant nothing more on a device, for this reason; None: grant again. Leases stay."""
+        if reason is None:
+            self._closed.pop(device, None)
+        else:
+            self._closed[device] = reason
 
     def free_bytes(self, device: str) -> int | None:
         """What is left of the budget; None where no budget is known."""
@@ -75,6 +96,8 @@ class Ledger:
 
     def can_grant(self, holder: str, need: Need) -> Verdict:
         """Whether `grant` would say yes."""
+        if need.device in self._closed:
+            return Verdict(False, f"{holder}: {self._closed[need.device]}")
         budget, free = self.budget_bytes(need.device), self.free_bytes(need.device)
         if budget is None or free is None:
             return Verdict(
@@ -100,8 +123,13 @@ class Ledger:
         self._leases.pop(lease.id, None)
 
     def _on(self, device: str) -> list[MemoryLease]:
-        pool = _pool_of(device)
-        return [lease for lease in self._leases.values() if _pool_of(lease.need.device) == pool]
+        pool = self._pool_of(device)
+        leases = self._leases.values()
+        return [lease for lease in leases if self._pool_of(lease.need.device) == pool]
+
+    def _pool_of(self, device: str) -> str:
+        kind = device.partition(":")[0]
+        return HOST_POOL if kind == "cpu" else self._joined.get(device, device)
 
     def _arithmetic(self, holder: str, need: Need, free: int, budget: int) -> str:
         held = ", ".join(
@@ -124,8 +152,3 @@ def format_bytes(n_bytes: int) -> str:
         size /= 1024
         unit += 1
     return f"{n_bytes} B" if not unit else f"{size:.1f} {_UNITS[unit]}"
-
-
-def _pool_of(device: str) -> str:
-    kind = device.partition(":")[0]
-    return kind if kind == "cpu" else device

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import psutil
 
+from hearthd import wire
 from hearthd.errors import HearthError
 from hearthd.placement.ledger import Ledger
 from hearthd.serving.deployments import Deployment, Revision
@@ -32,6 +35,7 @@ class SupervisorOptions:
     log_level: str = "info"
     command: EngineCommand = engine_command
     prefix_folders: PrefixFolders | None = None
+    threads: Callable[[str], int] | None = None  # of a model on a device, where none are configured
 
 
 class Supervisor:
@@ -105,12 +109,25 @@ class Supervisor:
         folders = self._options.prefix_folders
         folder = None if folders is None else folders.of(replica.model)
         return EngineProcess(
-            revision.load_frame(replica.model, free_bytes, folder),
+            self._with_threads(revision.load_frame(replica.model, free_bytes, folder)),
             replica,
             self._ledger,
             self._options.patience,
             log_level=self._options.log_level,
             command=self._options.command,
+        )
+
+    def _with_threads(self, load: wire.Load) -> wire.Load:
+        """The frame with the threads that its devices have for it, and for what guesses for it."""
+        threads_for = self._options.threads
+        if threads_for is None:
+            return load
+        draft = load.draft
+        if draft is not None:
+            own = draft.threads or threads_for(draft.device)
+            draft = msgspec.structs.replace(draft, threads=own)
+        return msgspec.structs.replace(
+            load, threads=load.threads or threads_for(load.device), draft=draft
         )
 
     async def _sample_memory(self) -> None:

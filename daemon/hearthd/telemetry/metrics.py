@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from hearthd import __version__, wire
+from hearthd.telemetry.devices import DeviceCollector, DeviceGauges
 from hearthd.telemetry.drafts import draft_metrics
 from hearthd.telemetry.encoders import encoder_metrics
 from hearthd.telemetry.timeline import RequestTimeline
@@ -140,6 +141,10 @@ class Metrics:
     def add(self, collector: Collector) -> None:
         """Read further metrics from here at every scrape."""
         self._registry.register(collector)
+
+    def watch_devices(self, devices: Callable[[], Iterable[DeviceGauges]]) -> None:
+        """Read the gauges of devices from here at every scrape."""
+        self._registry.register(DeviceCollector(devices))
 
     def observe(self, timeline: RequestTimeline) -> None:
         """Count one request that has ended, or was not admitted."""
