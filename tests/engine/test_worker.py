@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from engine_process import EngineProcess
 from sim_oracle import expected
@@ -204,6 +205,22 @@ def test_stop_ends_at_the_deadline(engine: EngineProcess) -> None:
     engine.send(wire.Stop(deadline_seconds=0.3))
     assert engine.exit_status() == 0
     assert 0.2 < time.monotonic() - started < 3.0
+
+
+def test_whoever_is_cut_off_at_the_deadline_hears_of_it(engine: EngineProcess) -> None:
+    engine.load("sim:layers=2,latency_ms=20", concurrency=1)
+    constraint = wire.JsonConstraint({"type": "object"})
+    for rid, held_to in ((1, None), (2, None), (3, constraint)):
+        submit = wire.Submit(rid, GREEDY, text="x", max_tokens=400, ignore_eos=True)
+        engine.send(msgspec.structs.replace(submit, constraint=held_to))
+    first = engine.wait_for(wire.Step)
+    engine.send(wire.Stop(deadline_seconds=0.3))
+    frames = [first, *engine.rest()]
+    deltas = [d for frame in frames if isinstance(frame, wire.Step) for d in frame.deltas]
+    ends = [(d.rid, d.finish, d.error and d.error[0]) for d in deltas if d.finish]
+    ends += [(f.rid, "error", f.code) for f in frames if isinstance(f, wire.Reject)]
+    assert sorted(ends) == [(rid, "error", "shutting_down") for rid in (1, 2, 3)]
+    assert engine.exit_status() == 0
 
 
 def test_stop_while_idle(engine: EngineProcess) -> None:

@@ -112,6 +112,10 @@ class EngineCore:
             del self._outputs[rid]
             self._finish(request)
 
+    def give_up_all(self, code: str, message: str) -> list[wire.Delta]:
+        """The last deltas of all requests, which end here with this error."""
+        return [self._give_up(request, code, message) for request in list(self._requests.values())]
+
     def probe(self, number: int) -> None:
         """Asks for a sign of work: `take_probed` has the number once a step was committed.
 

@@ -54,6 +54,13 @@ class Preparation:
             self._pending.remove(rid)
             return True
 
+    def give_up_all(self) -> list[int]:
+        """Forget all that are pending; returns their numbers."""
+        with self._lock:
+            rids = sorted(self._pending)
+            self._pending.clear()
+            return rids
+
     def close(self) -> None:
         """Begin with nothing new; what runs is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)

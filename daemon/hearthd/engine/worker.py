@@ -86,7 +86,7 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
         if encoding is not None:
             return _load_and_encode(link, load, plan_encoder(load, model, encoding), started)
         plan = plan_load(load, model)
-        intake = Intake(plan.model, context=plan.room.context)
+        intake = Intake(plan.model, context=plan.room.context, adapters=plan.adapters)
         with warming(intake):
             core = execute_load(plan, load, _grants(link), _progress(link))
     except BackendError as error:
@@ -182,6 +182,7 @@ class Worker:
                 self._handle_commands()
                 if self._core.has_work:
                     self._step()
+            self._give_up_the_rest()
             if self._core.prefixes is not None:
                 self._core.prefixes.flush(time.monotonic() + self._save_seconds)
         finally:
@@ -192,6 +193,19 @@ class Worker:
 
     def _may_go_on(self, stop_by: float) -> bool:
         return self._core.has_work and time.monotonic() < stop_by
+
+    def _give_up_the_rest(self) -> None:
+        """At the deadline nobody is left without a last word."""
+        self._handle_commands()  # what came meanwhile is refused
+        for rid in self._preparation.give_up_all():
+            self._refuse(rid)
+        deltas = self._core.give_up_all("shutting_down", "the engine was stopped before the end")
+        if deltas:
+            self._link.send(wire.Step(deltas))
+
+    def _refuse(self, rid: int) -> None:
+        message = "the engine is stopping and takes nothing new"
+        self._link.send(wire.Reject(rid, 503, "shutting_down", message))
 
     def _step(self) -> None:
         self._step_began = time.monotonic()
@@ -226,9 +240,7 @@ class Worker:
     def _handle(self, command: _Command) -> None:
         match command:
             case Arrival() if self._stop_by is not None:
-                message = "the engine is stopping and takes nothing new"
-                rid = command.request.id
-                self._link.send(wire.Reject(rid, 503, "shutting_down", message))
+                self._refuse(command.request.id)
             case Arrival():
                 self._take(command)
             case Fetched():
@@ -274,6 +286,9 @@ class Worker:
                 self._receive(self._link.receive())
         except HearthdGone as gone:
             self._inbox.put(gone)
+        except Exception as error:  # an engine that hears nothing any more must not go on
+            log.exception("what hearthd sent is no frame")
+            self._inbox.put(HearthdGone(f"it sent what is no frame: {error}"))
 
     def _receive(self, frame: wire.ToEngine) -> None:
         try:
@@ -296,6 +311,13 @@ class Worker:
                     log.error("hearthd sent %s to an engine that is loaded", type(frame).__name__)
         except Refused as refused:
             self._link.send(refused.frame)
+        except HearthdGone:
+            raise
+        except Exception:  # whatever a request says, those after it are heard
+            log.exception("hearthd sent %s, which failed", type(frame).__name__)
+            if isinstance(frame, wire.Submit | wire.Encode | wire.Decode):
+                message = "something failed inside the engine while the request was taken in"
+                self._link.send(wire.Reject(frame.rid, 500, "internal_error", message))
 
     # --- the beat thread -----------------------------------------------------------------------
 

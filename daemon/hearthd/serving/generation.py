@@ -11,7 +11,7 @@ import msgspec
 
 from hearthd import wire
 from hearthd.config.schema import RequestClass
-from hearthd.errors import DeadlineExceeded, EngineFailed
+from hearthd.errors import DeadlineExceeded, EngineFailed, ShuttingDown
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.work import Work
 from hearthd.telemetry.timeline import RequestTimeline
@@ -103,5 +103,7 @@ class Generation(Work):
         code, message = delta.error or (EngineFailed.code, "the engine gave no reason")
         if code == DeadlineExceeded.code:
             self.fail(DeadlineExceeded(message), now)
+        elif code == ShuttingDown.code:
+            self.fail(ShuttingDown(message), now)
         else:
             self.fail(EngineFailed(message, code=code), now)

@@ -15,6 +15,7 @@ from hearthd.errors import (
     HearthError,
     InvalidRequest,
     ModelFailed,
+    ShuttingDown,
 )
 from hearthd.serving.call import Call
 from hearthd.serving.encoding import Encoding
@@ -250,4 +251,6 @@ def error_of(reject: wire.Reject) -> HearthError:
         return ContextLengthExceeded(reject.message, param=reject.param)
     if 400 <= reject.status < 500:
         return InvalidRequest(reject.message, param=reject.param, code=reject.code)
+    if reject.code == ShuttingDown.code:
+        return ShuttingDown(reject.message)
     return EngineFailed(reject.message, param=reject.param, code=reject.code)
