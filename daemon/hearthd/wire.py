@@ -45,6 +45,13 @@ class StageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     layers: tuple[int, int] | None = None  # None: all
 
 
+class AdapterConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A LoRA adapter of a model, for the requests that name it."""
+
+    name: str
+    path: str
+
+
 class DraftConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model that guesses for another, in the same engine; its room is that of the other."""
 
@@ -88,6 +95,7 @@ class Load(Frame, frozen=True):
     prefix_disk_bytes: int = 0  # of files for prefixes that outlive the engine
     prefix_folder: str | None = None  # where those are; None: nowhere
     draft: DraftConfig | None = None  # what guesses for it, besides its own text
+    lora: list[AdapterConfig] = []
     task: Task | None = None  # None: what the file was made for
     pooling: VectorPooling | None = None  # None: as the file says
     options: dict[str, Any] = {}  # of the backend
@@ -150,6 +158,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     embedding_size: int | None = None  # of a vector
     pooling: str | None = None  # of an embedding model
     draft: str | None = None  # the model that guesses for it
+    adapters: list[str] = []  # names of its LoRA adapters
 
 
 class Ready(Frame, frozen=True):
@@ -272,7 +281,7 @@ class Submit(Frame, frozen=True):
     weight: float = 1.0
     deadline_seconds: float | None = None  # monotonic clock
     arrived_seconds: float = 0.0  # monotonic clock
-    adapter: str | None = None
+    adapter: str | None = None  # name of one of the model's LoRA adapters
     salt: str = ""  # prefixes are shared only under the same salt
     constraint: Constraint | None = None
     calls_tools: bool = False  # marks of tool calls are part of the text, control tokens or not
@@ -320,6 +329,7 @@ class Encode(Frame, frozen=True):
     rid: int
     text: str | None = None
     messages: list[dict[str, Any]] | None = None
+    template_args: dict[str, Any] = {}
     add_special: bool = True
     add_generation_prompt: bool = True
 

@@ -413,7 +413,11 @@ WRONG_CHAT: list[tuple[dict[str, Any], str, str]] = [
     ({"add_generation_prompt": False}, "add_generation_prompt", "new message"),
     ({"continue_final_message": True}, "continue_final_message", "new message"),
     ({"echo": True}, "echo", "/v1/completions"),
-    ({"chat_template_kwargs": {"rid": 1}}, "chat_template_kwargs.rid", "set by the engine"),
+    (
+        {"chat_template_kwargs": {"messages": 1}},
+        "chat_template_kwargs.messages",
+        "set by the engine",
+    ),
     ({"chat_template_kwargs": {"x": [2**64]}}, "chat_template_kwargs", "64 bits"),
     ({"chat_template_kwargs": []}, "chat_template_kwargs", "an object"),
 ]
@@ -423,7 +427,9 @@ WRONG_TOKENIZE: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": 3}, "prompt", "a string"),
     ({"prompt": None, "messages": []}, "messages", "length >= 1"),
     ({"add_special_tokens": 1}, "add_special_tokens", "true or false"),
-    ({"tools": [{}]}, "tools", "not counted here"),
+    ({"tools": [{}]}, "tools[0].function", "is required"),
+    ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools", "set by the engine"),
+    ({"chat_template_kwargs": 3}, "chat_template_kwargs", "an object"),
 ]
 WRONG_DETOKENIZE: list[tuple[dict[str, Any], str, str]] = [
     ({"tokens": None}, "tokens", "an array"),

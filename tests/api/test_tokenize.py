@@ -39,6 +39,22 @@ async def test_a_chat(serving: FakeServing, http: aiohttp.ClientSession) -> None
     assert first.text is None
     assert first.add_generation_prompt
     assert not second.add_generation_prompt
+    assert (first.template_args, second.template_args) == ({}, {})
+
+
+async def test_a_chat_is_counted_with_what_its_template_is_told(
+    serving: FakeServing, http: aiohttp.ClientSession
+) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "x"}],
+        "chat_template_kwargs": {"enable_thinking": False, "text": 1},
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
+    await _post(http, "/tokenize", body)
+    (frame,) = serving.encodes
+    (tool,) = frame.template_args.pop("tools")
+    assert tool["function"]["name"] == "f"
+    assert frame.template_args == {"enable_thinking": False, "text": 1}
 
 
 async def test_there_and_back(http: aiohttp.ClientSession) -> None:

@@ -23,8 +23,16 @@ def test_chatml() -> None:
 
 def test_special_tokens_arguments_and_json() -> None:
     source = "{{ bos_token }}{{ messages[0] | tojson }}{{ thinking }}{{ eos_token }}"
-    text = template(source).render([{"role": "user", "content": "<é>"}], thinking="no")
+    text = template(source).render([{"role": "user", "content": "<é>"}], {"thinking": "no"})
     assert text == '<s>{"role": "user", "content": "<é>"}no</s>'
+
+
+def test_arguments_of_any_name() -> None:
+    names = ["self", "text", "rid", "arguments", "context", "messages", "a b", ""]
+    said = [{"role": "user", "content": "Hi"}]
+    source = "{{ messages[0].content }} {{ text }} {{ rid }} {{ arguments }}"
+    assert template(source).render(said, dict.fromkeys(names, 7)) == "Hi 7 7 7"
+    assert template(CHATML).render([], {"add_generation_prompt": False}) == ""
 
 
 def test_a_template_says_what_it_does_not_take() -> None:

@@ -107,3 +107,18 @@ def test_a_model_without_a_usable_template_takes_no_chats() -> None:
     broken = refusal(model(chat_template="{% if %}"), messages=USER)
     assert broken.code == "no_chat_template"
     assert "does not compile" in broken.message
+
+
+def test_template_arguments_of_any_name_harm_nobody() -> None:
+    names = ["rid", "text", "self", "add_special", "template_args", "messages", "x y"]
+    arguments = dict.fromkeys(names, "z")
+    plain = submit(messages=USER).request.tokens
+    assert submit(messages=USER, template_args=arguments).request.tokens == plain
+    encode = wire.Encode(rid=1, messages=USER, template_args=arguments)
+    assert Intake(model(), context=CONTEXT).encode(encode).tokens == plain
+
+
+def test_tokens_are_counted_as_the_template_is_told() -> None:
+    intake = Intake(model(chat_template="{{ x }}{{ add_generation_prompt }}"), context=CONTEXT)
+    frame = wire.Encode(1, messages=USER, template_args={"x": 7}, add_generation_prompt=False)
+    assert intake.encode(frame).tokens == list(b"7False")

@@ -88,7 +88,7 @@ def test_templates_take_tools_and_calls(form: str) -> None:
     template = ChatTemplate(TEMPLATES[form], bos="<s>", eos="</s>")
     assert template.takes_tools
     chat = CHAT if form != "mistral" else CHAT[1:]
-    text = template.render(chat, tools=FUNCTIONS)
+    text = template.render(chat, {"tools": FUNCTIONS})
     assert '"get_weather"' in text
     assert '{"city": "Köln"}' in text
     assert "rain" in text

@@ -74,10 +74,8 @@ RERANK: Mapping[str, Rule] = {
 }
 
 TOKENIZE: Mapping[str, Rule] = {
-    "chat_template_kwargs": Rule("not served here"),
     "chat_template": Rule("the template is the one of the model's file"),
     "continue_final_message": Rule("not served here"),
-    "tools": Rule("not counted here"),
 }
 
 STRUCTURED: Mapping[str, Rule] = {

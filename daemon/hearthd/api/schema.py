@@ -192,6 +192,7 @@ class NamedChoice(msgspec.Struct, frozen=True):
 
 
 ToolChoice: TypeAlias = Literal["none", "auto", "required"] | NamedChoice
+Tools: TypeAlias = Annotated[list[ToolDefinition], Meta(max_length=512)]
 Messages: TypeAlias = Annotated[list[Message], Meta(min_length=1)]
 
 
@@ -205,7 +206,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
     top_logprobs: NLogprobs | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    tools: Annotated[list[ToolDefinition], Meta(max_length=512)] | None = None
+    tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
@@ -231,11 +232,11 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_strs: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: Tools | None = None
 
-    chat_template_kwargs: Any = None
     chat_template: Any = None
     continue_final_message: Any = None
-    tools: Any = None
 
 
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,9 +20,7 @@ _GOLDEN = (
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of max_tokens in /v1/completions."""
 
-_RESERVED = frozenset({
-    "self", "rid", "text", "tokens", "messages", "add_special", "add_generation_prompt", "tools",
-})  # fmt: skip
+_RESERVED = ("messages", "add_generation_prompt", "tools")
 
 
 def derive_seed(seed: int, choice: int) -> int:

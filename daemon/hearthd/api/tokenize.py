@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from aiohttp import web
 
@@ -13,6 +15,8 @@ from hearthd.api.logprobs import token_text
 from hearthd.api.messages import template_messages
 from hearthd.api.response import json_response
 from hearthd.api.schema import DetokenizeRequest, TokenizeRequest
+from hearthd.api.submission import template_arguments
+from hearthd.api.tools import told
 from hearthd.errors import InvalidRequest
 from hearthd.serving.principal import LOCAL
 from hearthd.serving.service import Serving
@@ -48,6 +52,7 @@ async def tokenize(request: web.Request) -> web.Response:
         rid=0,
         text=asked.prompt,
         messages=None if asked.messages is None else template_messages(asked.messages),
+        template_args=_template_arguments(asked),
         add_special=asked.add_special_tokens is not False,
         add_generation_prompt=asked.add_generation_prompt is not False,
     )
@@ -73,6 +78,11 @@ async def detokenize(request: web.Request) -> web.Response:
     frame = wire.Decode(rid=0, tokens=asked.tokens)
     decoded = await serving.decode(model, frame, request.get(PRINCIPAL, LOCAL))
     return json_response(Text(decoded.text))
+
+
+def _template_arguments(asked: TokenizeRequest) -> dict[str, Any]:
+    arguments = template_arguments(asked.chat_template_kwargs)
+    return {**arguments, "tools": told(asked.tools)} if asked.tools else arguments
 
 
 def _model_of(serving: Serving, name: str | None) -> str:

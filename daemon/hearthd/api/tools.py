@@ -46,7 +46,7 @@ def tool_use(asked: ChatRequest, output: wire.Constraint | None) -> ToolUse | No
         return None
     parallel = asked.parallel_tool_calls is not False
     return ToolUse(
-        told=[_told(tool) for tool in tools],
+        told=told(tools),
         names=names,
         parallel=parallel and not isinstance(choice, NamedChoice),
         constraint=_constraint(asked, tools, output, parallel),
@@ -104,6 +104,6 @@ def _names(tools: Sequence[ToolDefinition]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _told(tool: ToolDefinition) -> dict[str, Any]:
-    told: dict[str, Any] = {"type": tool.type, "function": msgspec.to_builtins(tool.function)}
-    return told
+def told(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
+    """Tools as chat templates take them."""
+    return [{"type": tool.type, "function": msgspec.to_builtins(tool.function)} for tool in tools]

@@ -50,17 +50,16 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        **arguments: Any,
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt text of a chat; raises TemplateRefused."""
+        """The prompt text of a chat; raises TemplateRefused.
+
+        `arguments`: further variables of the template, of any name; it ends with the opening of an answer
+        unless add_generation_prompt among them says otherwise.
+        """
+        variables = {**self._tokens, "add_generation_prompt": True, **(arguments or {})}
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                **{**self._tokens, **arguments},
-            )
+            return self._template.render({**variables, "messages": messages})
         except (
             TemplateError,
             TypeError,

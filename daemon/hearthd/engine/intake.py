@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hearth_backends.base import LoadedModel, SamplingParams, Tokenizer
+from hearth_backends.base import AdapterSpec, LoadedModel, SamplingParams, Tokenizer
 from hearth_backends.kv.hashing import HashChain
 from hearthd import wire
 from hearthd.engine import tool_format, tool_prompt
@@ -20,9 +21,11 @@ from hearthd.engine.vocabulary import control_token
 class Refused(Exception):
     """A request that cannot be done, as the frame that says so."""
 
-    def __init__(self, rid: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, rid: int, code: str, message: str, param: str | None = None, status: int = 400
+    ) -> None:
         super().__init__(message)
-        self.frame = wire.Reject(rid=rid, status=400, code=code, message=message, param=param)
+        self.frame = wire.Reject(rid=rid, status=status, code=code, message=message, param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,14 @@ class Arrival:
 class Intake:
     """Renders, tokenizes and validates; thread-safe as the tokenizer is."""
 
-    def __init__(self, model: LoadedModel, *, context: int) -> None:
+    def __init__(
+        self, model: LoadedModel, *, context: int, adapters: Mapping[str, AdapterSpec] | None = None
+    ) -> None:
+        """`adapters`: by name; stages have them under numbers from 1 on, in this order."""
+        self._adapters = {None: (0, "")} | {
+            name: (number, adapter.digest)
+            for number, (name, adapter) in enumerate((adapters or {}).items(), 1)
+        }
         self.tokenizer = model.tokenizer
         self.context = context
         self._name = model.spec.name
@@ -67,6 +77,7 @@ class Intake:
         end_ids = frozenset(frame.stop_token_ids)
         if not frame.ignore_eos or frame.constraint is not None:  # what is complete has to end
             end_ids |= self.tokenizer.end_ids
+        adapter, adapter_digest = self._adapter(frame)
         request = Request(
             id=frame.rid,
             tokens=prompt + frame.emitted,
@@ -80,7 +91,7 @@ class Intake:
                 stop=tuple(frame.stop),
                 include_stop=frame.include_stop,
             ),
-            chain=HashChain(self._digest, adapter=frame.adapter or "", salt=frame.salt),
+            chain=HashChain(self._digest, adapter=adapter_digest, salt=frame.salt),
             priority=Priority(
                 level=frame.priority,
                 key=frame.key,
@@ -91,6 +102,7 @@ class Intake:
             shares=frame.prompt_logprobs is None,
             scores_prompt=frame.prompt_logprobs is not None,
             grammar=self._grammar(frame),
+            adapter=adapter,
         )
         output = Output(
             request,
@@ -107,6 +119,14 @@ class Intake:
             'one with task = "embed" in its configuration'
         )
         return wire.Reject(frame.rid, 400, "wrong_task", message, "model")
+
+    def _adapter(self, frame: wire.Submit) -> tuple[int, str]:
+        """The number and the digest of a request's adapter."""
+        found = self._adapters.get(frame.adapter)
+        if found is None:
+            message = f"{self._name} has no adapter {frame.adapter!r}"
+            raise Refused(frame.rid, "model_not_found", message, "model", status=404)
+        return found
 
     def _grammar(self, frame: wire.Submit) -> Grammar | None:
         """What the output must be, from where it is now."""
@@ -136,7 +156,10 @@ class Intake:
             text=frame.text,
             messages=frame.messages,
             add_special=frame.add_special,
-            add_generation_prompt=frame.add_generation_prompt,
+            template_args={
+                **frame.template_args,
+                "add_generation_prompt": frame.add_generation_prompt,
+            },
         )
         pieces = [self.tokenizer.piece(token, special=True) for token in tokens]
         return wire.Encoded(rid=frame.rid, tokens=tokens, pieces=pieces)
@@ -157,8 +180,7 @@ class Intake:
                 text=frame.text,
                 messages=frame.messages,
                 add_special=frame.add_special,
-                add_generation_prompt=True,
-                **frame.template_args,
+                template_args=frame.template_args,
             )
         self._check_tokens(frame.rid, frame.emitted, "emitted")
         self._check_tokens(frame.rid, frame.stop_token_ids, "stop_token_ids")
@@ -174,7 +196,7 @@ class Intake:
         text: str | None,
         messages: list[dict[str, Any]] | None,
         add_special: bool,
-        **template_args: Any,
+        template_args: dict[str, Any],
     ) -> list[int]:
         if messages is not None:
             if self._chat is None:
@@ -183,7 +205,7 @@ class Intake:
             if not self._chat.takes_tools and (tools or tool_prompt.speaks_of_tools(messages)):
                 messages = tool_prompt.as_plain_messages(messages, tools)
             try:
-                text = self._chat.render(messages, **template_args)
+                text = self._chat.render(messages, template_args)
             except TemplateRefused as error:
                 raise Refused(rid, "invalid_value", str(error), "messages") from error
             bos = _text_of(self.tokenizer, self.tokenizer.bos_id)
