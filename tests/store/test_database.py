@@ -8,23 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database as Tables
+from note_tables import BOTH, BROKEN, FIRST
 
 from hearthd.store.database import Database, Work
 from hearthd.store.errors import StoreError
 from hearthd.store.schema import Schema
-
-
-def notes(db: Tables) -> None:
-    db.table("notes").create({"id": int, "text": str}, pk="id")
-
-
-def authors(db: Tables) -> None:
-    db.table("notes").add_column("author", str)
-
-
-FIRST = Schema("notes", (notes,))
-BOTH = Schema("notes", (notes, authors))
 
 
 def insert(text: str) -> Work[sqlite3.Cursor]:
@@ -103,10 +91,27 @@ async def test_steps_that_are_new_are_done_once(tmp_path: Path) -> None:
 
 def test_a_schema_that_is_current_does_nothing(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "n.db")
-    assert BOTH.apply(connection) == 2
-    assert BOTH.apply(connection) == 0
-    assert FIRST.apply(connection) == 0  # an older program on a newer file
+    assert BOTH.apply(connection, tmp_path / "n.db") == 2
+    assert BOTH.apply(connection, tmp_path / "n.db") == 0
+    assert FIRST.apply(connection, tmp_path / "n.db") == 0  # an older program on a newer file
     connection.close()
+
+
+async def test_a_step_that_fails_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
+    database = await opened(tmp_path / "n.db")
+    await database.write(insert("old"))
+    await closed(database)
+    with pytest.raises(StoreError, match="no such table: missing"):
+        await opened(tmp_path / "n.db", BROKEN)
+    database = await opened(tmp_path / "n.db")
+    assert await texts(database) == ["old"]
+    await closed(database)
+
+
+async def test_freed_pages_can_be_given_back(tmp_path: Path) -> None:
+    database = await opened(tmp_path / "n.db")
+    assert await database.read(lambda c: c.execute("PRAGMA auto_vacuum").fetchone()) == (2,)
+    await closed(database)
 
 
 async def test_a_full_disk_has_its_name(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +20,7 @@ from hearthd.cache.control import directives_of
 from hearthd.cache.counts import Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.service import Asked, Found, Policy, ResponseCache
+from hearthd.cache.tables import SCHEMA
 from hearthd.config.schema import CacheConfig, KeyConfig, ModelCacheConfig, RequestClass
 from hearthd.serving.generation import GenerationRequest
 from hearthd.serving.principal import LOCAL, Principal
@@ -38,9 +42,10 @@ class Cached:
         config = cache or CacheConfig()
         model = model or ModelCacheConfig()
         self.serving = serving
+        self.path = folder / "cache.db"
         self.counts = Counts()
         self.exact = ExactCache(
-            folder / "cache.db",
+            self.path,
             self.counts,
             budget_bytes=config.budget,
             entry_bytes=config.entry,
@@ -52,6 +57,7 @@ class Cached:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Cached]:
         """Open while it is used."""
+        await asyncio.to_thread(_lay_tables, self.path)
         await self.cache.open()
         try:
             yield self
@@ -91,6 +97,20 @@ class Cached:
     async def settled(self) -> None:
         """Wait until all that was answered is on disk."""
         await self.cache.settled()
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """Tables without answers; the daemon makes them in a child process, once in its life."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "empty.db"
+        SCHEMA.migrate(file)
+        return file.read_bytes()
+
+
+def _lay_tables(path: Path) -> None:
+    if path.parent.is_dir() and not path.exists():
+        path.write_bytes(_empty_database())
 
 
 def asked_for(

@@ -64,4 +64,4 @@ def m001_answers(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
-SCHEMA = Schema("cache", (m001_answers,))
+SCHEMA = Schema("cache", (m001_answers,), "hearthd.cache.tables:SCHEMA")

@@ -45,7 +45,7 @@ class Database:
                 writer = stack.enter_context(closing(_connect(path)))
                 writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only
                 writer.execute("PRAGMA journal_mode = WAL")
-                schema.apply(writer)
+                schema.apply(writer, path)
                 reader = stack.enter_context(closing(_connect(path)))
                 reader.execute("PRAGMA query_only = ON")
             except OSError as error:
