@@ -369,6 +369,8 @@ class DeviceInfo:
     total_bytes: int | None
     free_bytes: int | None
     cores: int | None = None  # physical
+    id: str | None = None  # PCI address or UUID, where the backend knows it
+    vendor: str | None = None  # "nvidia", "amd", "intel", ..., where it can be one only
 
 
 @dataclass(frozen=True, slots=True)

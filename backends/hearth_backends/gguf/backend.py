@@ -44,6 +44,7 @@ from hearth_backends.gguf.cutting import (
 )
 from hearth_backends.gguf.encoder import encoder_support, load_gguf_encoder
 from hearth_backends.gguf.encoder_memory import estimate_encoder_bytes
+from hearth_backends.gguf.ggml_devices import other_devices
 from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
 from hearth_backends.gguf.memory import (
     estimate_bytes,
@@ -72,7 +73,7 @@ class GgufBackend(Backend):
     name = NAME
 
     def devices(self) -> list[DeviceInfo]:
-        """The CPU."""
+        """The CPU, and what else llama.cpp was built for and finds."""
         memory = psutil.virtual_memory()
         return [
             DeviceInfo(
@@ -82,7 +83,8 @@ class GgufBackend(Backend):
                 total_bytes=memory.total,
                 free_bytes=memory.available,
                 cores=psutil.cpu_count(logical=False),
-            )
+            ),
+            *other_devices(),
         ]
 
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:

@@ -51,6 +51,10 @@ _OTHERS = {
     "CoreMLExecutionProvider": ("coreml", "npu"),
 }
 """Providers that are named where the installed package has them, and not used yet."""
+_VENDORS = {
+    "cuda": "nvidia", "rocm": "amd", "migraphx": "amd", "openvino": "intel", "qnn": "qualcomm",
+    "vitisai": "amd", "coreml": "apple",
+}  # fmt: skip
 
 
 class OnnxBackend(Backend):
@@ -120,6 +124,7 @@ def _other(provider: str) -> DeviceInfo:
         description=f"{provider} (untested)",
         total_bytes=None,
         free_bytes=None,
+        vendor=_VENDORS.get(name),
     )
 
 
