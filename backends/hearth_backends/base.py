@@ -240,7 +240,7 @@ class Batch:
     ops: tuple[KVOp, ...]
     placements: tuple[Placement, ...]  # one for each group of rows, in order
     sampling: SamplingBatch | None  # None where nothing is wanted
-    adapter: I32 | None = None  # [n]; None: no adapter in this batch
+    adapter: I32 | None = None  # [n] number of the row's adapter, 0 for none; None: of no row
     recalls: tuple[Recall, ...] = ()  # restored after the operations, before anything is computed
 
 
@@ -266,6 +266,15 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """A LoRA adapter as its file describes it."""
+
+    path: Path
+    digest: str  # hexadecimal; names these weights
+    n_bytes: int  # that it takes once loaded
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """Packing hints for the scheduler; never policy."""
 
@@ -278,6 +287,9 @@ class Capabilities:
     shares_prefix: bool = True
     rollback: Literal["any", "checkpoint"] = "any"
     max_wants: int | None = None  # wanted rows in a batch
+    adapters_per_batch: int | None = (
+        None  # LoRA adapters that rows of a batch may have, none counts as one; None: any number
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +307,9 @@ class StageSpec:
     kv_dtype: str  # "f16" | "f32" | "q8_0"
     weight_kind: str  # "file": as stored
     threads: int
-    state_bytes: int | None = None  # for saved states of models that carry one; None: as it sees fit
+    state_bytes: int | None = (
+        None  # for saved states of models that carry one; None: as it sees fit
+    )
 
 
 Handle: TypeAlias = object
@@ -349,7 +363,10 @@ class Stage(ABC):
 
     @abstractmethod
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
-        """Make a LoRA adapter available under a number; raises Unsupported where there are none."""
+        """Make a LoRA adapter available under a number from 1 on.
+
+        Raises Unsupported where there are none, ModelFileError for a file of another model.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -427,6 +444,12 @@ class Backend(ABC):
     @abstractmethod
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
         """A fresh store of the kind this backend's stages need."""
+
+    def open_adapter(self, model: ModelSpec, spec: StageSpec, path: Path) -> AdapterSpec:
+        """What a stage will load as LoRA adapter; raises ModelFileError, Unsupported, naming the file."""
+        from hearth_backends.errors import Unsupported
+
+        raise Unsupported(f"{path}: backend {self.name} loads no adapters")
 
     @abstractmethod
     def load(

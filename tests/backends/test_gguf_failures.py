@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from hearth_backends.base import (
-    Bytes,
     KVOp,
-    Lease,
     LoadedModel,
     OpKind,
 )
@@ -74,12 +72,9 @@ def test_batches_that_llama_cpp_would_abort_on_are_refused(tiny_runner: Runner) 
         tiny_runner.step(Rows(6, [1]))
 
 
-def test_states_and_adapters_are_refused_in_words(tiny_runner: Runner) -> None:
+def test_states_are_refused_in_words(tiny_runner: Runner) -> None:
     with pytest.raises(Unsupported, match="save states of this model"):
         tiny_runner.step(ops=(KVOp(OpKind.SAVE, 0, 0, 1),))
-    lease = Lease(1, "cpu:0", Bytes(0, 0, 0))
-    with pytest.raises(Unsupported, match="no adapters"):
-        tiny_runner.stages[0].load_adapter(1, Path("adapter.gguf"), lease)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -20,7 +19,7 @@ from shells import Flaky, Masking, Starving, mask_of
 from sim_oracle import ScriptedDrafter
 from subjects import GREEDY, Ask, Subject
 
-from hearth_backends.base import Bytes, Lease, Stage
+from hearth_backends.base import Stage
 from hearth_backends.errors import Unsupported
 from hearthd import wire
 from hearthd.engine.prefixes.opening import refusal
@@ -328,11 +327,27 @@ def logprobs(subject: Subject) -> None:
         assert [entry.logprob for entry in scores[1:]] == pytest.approx(values.tolist(), abs=1e-4)
 
 
-@feature("a LoRA adapter applies to the requests that name it")
+@feature("requests with LoRA adapters, with others and with none run side by side, each as alone")
 def adapters(subject: Subject) -> None:
-    with subject.rig() as rig:
-        lease = Lease(1, "cpu:0", Bytes(0, 0, 0))
-        rig.core.pipeline.stages[0].load_adapter(1, Path("adapter.gguf"), lease)
+    asks = [
+        replace(subject.ask(seed), adapter=name)
+        for seed in (30, 31)
+        for name in (None, *subject.adapters)
+    ]
+    lora = subject.lora()
+    for options in ({}, {"wrap": partial(Starving, every=9)}):
+        with subject.rig(lora=lora, concurrency=8, **options) as rig:
+            rids: list[int] = []
+            for _ in range(2):
+                rids = [subject.submit(rig, ask) for ask in asks]
+                rig.run()
+                for rid, ask in zip(rids, asks, strict=True):
+                    subject.check(rig.answers[rid], ask)
+            cached = [usage.n_cached for rid in rids if (usage := rig.answers[rid].usage)]
+            assert max(cached) >= 32
+            rig.assert_nothing_leaked()
+    same_prompt = [tuple(subject.expect(ask)) for ask in asks[:3]]
+    assert len(set(same_prompt)) == 3
 
 
 @feature("a request whose client has gone is gone within a step, and disturbs nobody")

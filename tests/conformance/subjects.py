@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import sim_oracle
 from engine_rig import Answer, Rig
+from lora_models import write_lora
 from recurrent_models import write_recurrent
 from shells import Masking, mask_of
 
@@ -45,6 +46,7 @@ class Ask:
     ignore_eos: bool = True
     allowed: tuple[int, ...] = ()  # tokens that a mask lets through; none: all
     constraint: wire.Constraint | None = None
+    adapter: str | None = None  # one of the subject's
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Subject:
     fails_every: tuple[int, ...] = (2, 3, 5)  # steps that are let fail
     refuses: dict[str, str] = field(default_factory=dict, hash=False)  # feature: in these words
     write: Callable[[Path], None] | None = None  # makes its model
+    adapters: tuple[str, ...] = ("one", "two")  # names of its LoRA adapters
 
     def absence(self) -> str | None:
         """Why it cannot be tried here."""
@@ -95,7 +98,23 @@ class Subject:
             min_tokens=ask.min_tokens,
             ignore_eos=ask.ignore_eos,
             constraint=ask.constraint,
+            adapter=ask.adapter,
         )
+
+    def lora(self) -> list[wire.AdapterConfig]:
+        """Its adapters; of a model in a file they are written, with random weights."""
+        if self.path.startswith("sim:"):
+            return [wire.AdapterConfig(name, f"sim:{name}") for name in self.adapters]
+        WRITTEN.mkdir(exist_ok=True)
+        model = Path(self.path)
+        paths = [WRITTEN / f"{model.stem}-{name}.lora.gguf" for name in self.adapters]
+        for seed, path in enumerate(paths):
+            if not path.exists():
+                write_lora(path, model, seed=seed)
+        return [
+            wire.AdapterConfig(name, str(path))
+            for name, path in zip(self.adapters, paths, strict=True)
+        ]
 
     def expect(self, ask: Ask) -> list[int]:
         """The output that a request must get, its end token included."""
@@ -127,7 +146,7 @@ def _from_oracle(subject: Subject, ask: Ask) -> tuple[list[int], int]:
             subject.path, ask.prompt, ask.sampling, ask.constraint, max_tokens=ask.max_tokens
         )
         return output, len(output)
-    language = sim_oracle.language_of(subject.path)
+    language = sim_oracle.language_of(subject.path, f"sim:{ask.adapter}" if ask.adapter else "")
     output = oracle(
         language,
         ask.prompt,
@@ -147,7 +166,10 @@ def _run_alone(subject: Subject, ask: Ask) -> tuple[list[int], int]:
         mask = mask_of(ask.allowed, open_model(subject.path).spec.n_vocab)
         wrap = partial(Masking, mask=mask)
     best_two = msgspec.structs.replace(ask.sampling, n_logprobs=2)
-    with Rig(subject.path, wrap=wrap, **{**subject.load, "step_tokens": 512}) as rig:
+    load = {**subject.load, "step_tokens": 512}
+    if ask.adapter is not None:
+        load["lora"] = subject.lora()
+    with Rig(subject.path, wrap=wrap, **load) as rig:
         answer = rig.answers[subject.submit(rig, replace(ask, sampling=best_two))]
         rig.run()
     return answer.output, _n_sure(ask, answer)
@@ -174,7 +196,7 @@ def _simulated() -> list[Subject]:
     for variant in ("blocks", "slots", "slots,mixed=1", "cells", "states"):
         for depth in (0, 1):
             for n_stages in (1, 2):
-                refuses = {"adapters": "no LoRA"}
+                refuses = {}
                 if variant == "states":
                     refuses["drafts"] = refuses["draft_models"] = "memory that can step back"
                     refuses["recalls"] = "carries a state"
@@ -210,7 +232,7 @@ def _gguf(n_stages: int) -> Subject:
         load={"kv_dtype": "f32", "threads": 1},
         fails_every=_fails_every("cells", n_stages),
         needs="llama_cpp",
-        refuses={"adapters": "loads no adapters"},
+        refuses={} if n_stages == 1 else {"adapters": "adapts whole models only"},
     )
 
 
@@ -235,7 +257,6 @@ def _recurrent(architecture: str) -> Subject:
         fails_every=_fails_every("states", 1),
         needs="llama_cpp",
         refuses={
-            "adapters": "loads no adapters",
             "drafts": "memory that can step back",
             "draft_models": "memory that can step back",
             "recalls": "carries a state",

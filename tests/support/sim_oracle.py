@@ -23,9 +23,9 @@ END_IDS = frozenset((IM_END, END_OF_TEXT))
 
 
 @lru_cache
-def language_of(path: str) -> SimLanguage:
-    """The language of a "sim:" path."""
-    return SimLanguage(parse_options(path))
+def language_of(path: str, adapter: str = "") -> SimLanguage:
+    """The language of a "sim:" path, and of an adapter's path."""
+    return SimLanguage(parse_options(path), adapter)
 
 
 def params_of(sampling: wire.Sampling) -> SamplingParams:

@@ -10,6 +10,7 @@ import psutil
 
 from hearth_backends.base import (
     I32,
+    AdapterSpec,
     Backend,
     Batch,
     Bytes,
@@ -58,11 +59,12 @@ from hearth_backends.gguf.memory import (
 )
 from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
-from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
+from hearth_backends.gguf.stage import NAME, ONLY_WHOLE, Embed, GgufStage, Parts
 from hearth_backends.kv.cells import CellStore
 from hearth_backends.kv.rows import RowStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.kv.states import StateStore
+from hearth_backends.weights.gguf_adapter import open_adapter
 from hearth_backends.weights.gguf_file import GgufFile
 from hearth_backends.weights.spec import ModelSpec
 
@@ -136,6 +138,12 @@ class GgufBackend(Backend):
         """Load the file and encode one text for warmth."""
         return load_gguf_encoder(model, spec, progress)
 
+    def open_adapter(self, model: ModelSpec, spec: StageSpec, path: Path) -> AdapterSpec:
+        """See Backend; whole models only."""
+        if not is_whole(model, spec):
+            raise Unsupported(f"{path}: {ONLY_WHOLE}")
+        return open_adapter(path, model)
+
     def load(
         self,
         model: ModelSpec,
@@ -187,6 +195,7 @@ def _capabilities(model: ModelSpec, spec: StageSpec) -> Capabilities:
         shares_prefix=model.state is not None or shares_prefixes(model, spec.n_ctx),
         rollback="any" if model.state is None else "checkpoint",
         max_wants=n_outputs(spec) if spec.head else None,
+        adapters_per_batch=1,
     )
 
 

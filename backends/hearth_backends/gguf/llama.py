@@ -73,6 +73,7 @@ _MISLEADING = (
     "n_ctx_seq",  # a context holds many sequences, so it is longer than any was in training
     "full-size SWA cache",  # as wanted
     "dummy tokens",  # of a slice, which has no vocabulary
+    "cannot use buft",  # of adapters of repacked weights, which are never repacked
     "failed to find a memory slot",  # becomes a CapacityError
 )
 _here = threading.local()

@@ -31,6 +31,7 @@ from hearth_backends.errors import (
     StepError,
     Unsupported,
 )
+from hearth_backends.gguf.adapters import Adapters
 from hearth_backends.gguf.context import BatchBuffers, Context
 from hearth_backends.gguf.llama import VERSION, Model, collected_errors
 from hearth_backends.gguf.readout import HiddenReadout
@@ -45,6 +46,8 @@ Embed = Callable[[I32], Hidden]
 
 Order: TypeAlias = "slice | NDArray[np.intp]"
 """Indices of a batch's rows in the order in which they are computed."""
+
+ONLY_WHOLE = f"backend {NAME} adapts whole models only, not layers of one"
 
 _NOTHING = Sampled(np.empty(0, np.int32))
 
@@ -81,6 +84,7 @@ class GgufStage(Stage):
         self._lengths = [0] * spec.n_seq
         self._uncopied: set[int] = set()  # rows forked since the last step
         self._states = SavedStates(parts.context) if caps.rollback == "checkpoint" else None
+        self._adapters = Adapters(parts.context)
         self._closed = False
 
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
@@ -93,6 +97,7 @@ class GgufStage(Stage):
                 _NOTHING if self.spec.head else np.empty((0, self._parts.model.d_model), np.float32)
             )
         ends = self._check(batch)
+        self._adapters.use(_adapter_of(batch))
         order = _ascending(batch.seq)
         self._fill(batch, x, order)
         if self._parts.readout is not None:
@@ -145,8 +150,10 @@ class GgufStage(Stage):
         return repr(self._tag(0))
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
-        """Refused."""
-        raise Unsupported("backend gguf loads no adapters")
+        """See Stage; whole models only."""
+        if self._buffers.vectors is not None:
+            raise Unsupported(f"{path}: {ONLY_WHOLE}")
+        self._adapters.load(adapter, path)
 
     def close(self) -> None:
         """Free context and model; idempotent."""
@@ -205,8 +212,6 @@ class GgufStage(Stage):
             raise StepError(f"{n} rows in a batch, and the stage was made for {self.spec.n_rows}")
         if self.caps.max_wants is not None and np.count_nonzero(batch.want) > self.caps.max_wants:
             raise StepError(f"more than {self.caps.max_wants} wanted rows in a batch")
-        if batch.adapter is not None and batch.adapter.any():
-            raise Unsupported(f"backend {NAME} loads no adapters")
         starts = np.flatnonzero(np.diff(batch.seq, prepend=-1))
         ends: dict[int, int] = {}
         stops = [*starts[1:].tolist(), n]
@@ -276,6 +281,16 @@ class GgufStage(Stage):
         return StateTag(
             NAME, VERSION, self._parts.digest, spec.first, spec.last, spec.kv_dtype, n_tokens
         )
+
+
+def _adapter_of(batch: Batch) -> int:
+    """The adapter of all rows; raises StepError where they differ."""
+    if batch.adapter is None:
+        return 0
+    first = int(batch.adapter[0])
+    if (batch.adapter != first).any():
+        raise StepError("rows of one batch have different adapters")
+    return first
 
 
 def _rows_to_clear(ops: Sequence[KVOp]) -> list[int]:

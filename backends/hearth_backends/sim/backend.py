@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from pathlib import Path
 
 import psutil
 
 from hearth_backends.base import (
     BLOCK_TOKENS,
+    AdapterSpec,
     Backend,
     Bytes,
     Capabilities,
@@ -33,6 +36,7 @@ from hearth_backends.sim.stage import SimStage
 from hearth_backends.weights.spec import ModelSpec
 
 _N_PROGRESS = 20
+ADAPTER_BYTES = 1 << 14
 
 
 class SimBackend(Backend):
@@ -98,6 +102,11 @@ class SimBackend(Backend):
             case _:
                 return StateStore(spec.n_seq, spec.n_ctx, options.states)
 
+    def open_adapter(self, model: ModelSpec, spec: StageSpec, path: Path) -> AdapterSpec:
+        """Any path is an adapter: its name says what it does."""
+        digest = hashlib.sha256(str(path).encode()).hexdigest()
+        return AdapterSpec(path, digest, ADAPTER_BYTES)
+
     def load(
         self,
         model: ModelSpec,
@@ -136,6 +145,7 @@ def _capabilities(options: SimOptions) -> Capabilities:
         async_depth=options.depth,
         rollback="checkpoint" if options.variant == "states" else "any",
         max_wants=options.wants or None,
+        adapters_per_batch=options.adapters or None,
     )
 
 

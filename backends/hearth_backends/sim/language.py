@@ -9,6 +9,7 @@ and carried on as a state (states), with the same result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import TypeAlias
 
 import numpy as np
@@ -51,11 +52,19 @@ def placed(entries: U64, positions: NDArray[np.integer]) -> U64:
     return entries ^ ((positions + 1).astype(np.uint64) * _PLACE)
 
 
+def adapter_shift(adapter: str) -> np.uint64:
+    """What an adapter does to hidden states before each layer: they are XORed with it; "" does nothing."""
+    digest = blake2b(adapter.encode(), digest_size=8).digest() if adapter else bytes(8)
+    return np.uint64(int.from_bytes(digest, "little"))
+
+
 class SimLanguage:
     """Embedding, layers and head as pure functions of arrays; no key-value memory."""
 
-    def __init__(self, options: SimOptions) -> None:
+    def __init__(self, options: SimOptions, adapter: str = "") -> None:
+        """`adapter`: the path of the LoRA adapter that applies in the oracle; stages tell rows apart."""
         self.options = options
+        self.shift = adapter_shift(adapter)
         salt = np.arange(2 * options.layers + 3, dtype=np.uint64)
         salts = mix(mix(salt + np.uint64(1)) ^ np.uint64(options.seed & _MASK))
         self._keys = salts[: options.layers]
@@ -140,6 +149,7 @@ def _last_states(language: SimLanguage, ids: I32) -> U64:
     positions = np.arange(len(ids))
     x = language.embed(ids)
     for layer in range(language.options.layers):
+        x = x ^ language.shift
         read = np.cumsum(placed(language.entry(layer, x), positions), dtype=np.uint64)
         x = language.layer(layer, x, read)
     return x

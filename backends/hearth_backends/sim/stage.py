@@ -25,12 +25,11 @@ from hearth_backends.errors import (
     CapacityError,
     ForeignState,
     StepError,
-    Unsupported,
 )
 from hearth_backends.sampling import sample
 from hearth_backends.sim.clock import SimClock
 from hearth_backends.sim.faults import Faults
-from hearth_backends.sim.language import U64, SimLanguage
+from hearth_backends.sim.language import U64, SimLanguage, adapter_shift
 from hearth_backends.sim.memory import Memory
 from hearth_backends.sim.model import D_MODEL
 from hearth_backends.sim.options import SimOptions
@@ -68,6 +67,7 @@ class SimStage(Stage):
         self._language = SimLanguage(options)
         self._memory = memory
         self._faults = Faults(options)
+        self._shifts = {0: adapter_shift("")}  # by number of the adapter
         self._clock = clock
         self._n_failed = 0  # steps in flight that have failed: what follows them fails too
         self._last: dict[int, tuple[int, int]] = {}  # row to position and token of its last sample
@@ -125,7 +125,7 @@ class SimStage(Stage):
         return self._tag.decode().strip()
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
-        raise Unsupported("the simulated model takes no LoRA adapters; the gguf backend does")
+        self._shifts[adapter] = adapter_shift(str(path))
 
     def close(self) -> None:
         self._last.clear()
@@ -133,16 +133,16 @@ class SimStage(Stage):
     # --- one step ------------------------------------------------------------------------------
 
     def _compute(self, batch: Batch, x: Hidden | None) -> Hidden | Sampled:
-        if batch.adapter is not None:
-            raise Unsupported("the simulated model takes no LoRA adapters")
         groups = groups_of(batch, self.spec, self.caps)
         self._faults.before()
         for op in batch.ops:
             self._memory.apply(op)
         self.recall(batch)
         tokens, states = self._inputs(batch, groups, x)
+        shifts = self._shifts_of(batch)
         self._memory.open(groups, tokens)
         for layer in range(self.spec.first, self.spec.last):
+            states = states ^ shifts
             entries = self._language.entry(layer, states)
             read = self._memory.attend(layer - self.spec.first, entries)
             states = self._language.layer(layer, states, read)
@@ -165,6 +165,19 @@ class SimStage(Stage):
         if (tokens < 0).any() or (tokens >= self._options.vocab).any():
             raise BackendError("a batch has tokens outside the vocabulary")
         return tokens, self._language.embed(tokens)
+
+    def _shifts_of(self, batch: Batch) -> U64:
+        """What the adapter of each row does."""
+        if batch.adapter is None:
+            return np.zeros(len(batch.tokens), np.uint64)
+        numbers = batch.adapter.tolist()
+        unknown = set(numbers) - set(self._shifts)
+        if unknown:
+            raise BackendError(f"there is no adapter {min(unknown)}")
+        most = self.caps.adapters_per_batch
+        if most is not None and len(set(numbers)) > most:
+            raise BackendError(f"{len(set(numbers))} adapters in a stage that takes {most}")
+        return np.array([self._shifts[number] for number in numbers], np.uint64)
 
     def _last_sample(self, group: Group) -> int:
         position, token = self._last.get(group.placement.row, (-1, -1))

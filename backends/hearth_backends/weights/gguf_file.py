@@ -51,7 +51,7 @@ class GgufFile:
         """Map the file and read its header; raises ModelFileError and Unsupported, naming the file."""
         self.path = Path(path)
         try:
-            self._bytes = _map(self.path)
+            self._bytes = map_file(self.path)
             self.header = parse_header(self._bytes.data)
             self.spec: ModelSpec = spec_from_header(
                 self.header, self.path, self._bytes.size, _digest(self._bytes, self.header)
@@ -124,8 +124,8 @@ def to_halves(values: NDArray[T], n_heads: int) -> NDArray[T]:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
-def _map(path: Path) -> NDArray[np.uint8]:
-    """The whole file as bytes."""
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """The whole file as bytes; raises ModelFileError."""
     try:
         if path.is_dir():
             raise ModelFileError("it is a directory")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.base import Batch, Recall, SamplingBatch, SamplingParams
+from hearth_backends.base import I32, Batch, Recall, SamplingBatch, SamplingParams
 from hearthd.engine.grammar import ALL_ALLOWED, Grammar
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
@@ -25,6 +25,7 @@ class BatchBuilder:
         self._offsets = np.zeros(0, np.int64)
         self._plain = False  # no penalties, no banned tokens: nothing to look up per step
         self._grammars: tuple[Grammar | None, ...] = ()  # empty where no request has one
+        self._adapter: I32 | None = None  # of each; None where no request has one
 
     def build(self, plan: StepPlan) -> Batch:
         """The batch of a plan; rows in the plan's order."""
@@ -67,6 +68,7 @@ class BatchBuilder:
                 banned=banned,
                 mask=_masks([(grammar, ()) for grammar in self._grammars]),
             ),
+            adapter=self._adapter,
         )
 
     def _remember(self, requests: list[Request]) -> None:
@@ -77,6 +79,7 @@ class BatchBuilder:
         self._plain = not any(r.params.penalises or r.limits.min_output for r in requests)
         grammars = tuple(r.grammar for r in requests)
         self._grammars = grammars if any(grammars) else ()
+        self._adapter = _adapters(requests, [1] * len(requests))
 
     @staticmethod
     def _mixed(plan: StepPlan) -> Batch:
@@ -85,12 +88,14 @@ class BatchBuilder:
         pos = np.empty(plan.n_rows, np.int32)
         want = np.zeros(plan.n_rows, np.bool_)
         rows = _WantedRows()
+        counts: list[int] = []
         at = 0
         for i, request in enumerate(plan.requests):
             start, count = plan.starts[i], plan.counts[i]
             if i in plan.recalls:
                 n_recalled = plan.recalls[i].n_tokens
                 start, count = start + n_recalled, count - n_recalled
+            counts.append(count)
             known = request.tokens[start : start + count]
             if len(known) < count:
                 known = known + (request.draft or [-1])
@@ -118,6 +123,7 @@ class BatchBuilder:
                 Recall(i, recalled.n_tokens, recalled.saved.blobs)
                 for i, recalled in plan.recalls.items()
             ),
+            adapter=_adapters(plan.requests, counts),
         )
 
 
@@ -176,6 +182,12 @@ class _WantedRows:
             banned=tuple(self.banned),
             mask=_masks(self.grammars),
         )
+
+
+def _adapters(requests: Sequence[Request], counts: Sequence[int]) -> I32 | None:
+    """The adapter of each row, of which each request has so many; None where all have none."""
+    numbers = [request.adapter for request in requests]
+    return np.repeat(np.array(numbers, np.int32), counts) if any(numbers) else None
 
 
 def _masks(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import psutil
 
 from hearth_backends import registry
 from hearth_backends.base import (
+    AdapterSpec,
     Backend,
     Bytes,
     DeviceInfo,
@@ -63,6 +65,12 @@ class LoadPlan:
     prefix_ram_bytes: int = 0
     draft: LoadPlan | None = None
     draft_name: str | None = None
+    adapters: Mapping[str, AdapterSpec] = field(default_factory=dict)  # by name, as numbered from 1
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Of all adapters, on one device."""
+        return sum(adapter.n_bytes for adapter in self.adapters.values())
 
     def lease_requests(self) -> list[wire.LeaseRequest]:
         """What each device has to give."""
@@ -71,7 +79,9 @@ class LoadPlan:
             need = stage.backend.estimate(self.model.spec, stage.spec, stage.device)
             have = totals.get(stage.device.name, Bytes(0, 0, 0))
             totals[stage.device.name] = Bytes(
-                have.weights + need.weights, have.kv + need.kv, have.workspace + need.workspace
+                have.weights + need.weights + self.adapter_bytes,
+                have.kv + need.kv,
+                have.workspace + need.workspace,
             )
         if self.prefix_ram_bytes:
             host = next((s.device.name for s in self.stages if s.device.kind == "cpu"), HOST)
@@ -98,9 +108,12 @@ def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
     model = model or registry.open_model(load.path)
     small = None if load.draft is None else _open_draft(load, load.draft, model)
 
+    adapters = _open_adapters(load, model)
+    adapter_bytes = sum(adapter.n_bytes for adapter in adapters.values())
+
     def total_bytes(kv_tokens: int) -> int:
         room = Room(LEAST, kv_tokens)
-        n_bytes = _n_bytes(model, _stages(load, model, room))
+        n_bytes = _n_bytes(model, _stages(load, model, room)) + adapter_bytes
         return n_bytes if small is None else n_bytes + _n_bytes(small[1], _stages(*small, room))
 
     room = choose_room(
@@ -119,7 +132,7 @@ def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
     needs = [stage.backend.estimate(model.spec, stage.spec, stage.device) for stage in stages]
     spare_bytes = None
     if load.budget_bytes is not None:
-        spare_bytes = load.budget_bytes - sum(need.total for need in needs)
+        spare_bytes = load.budget_bytes - sum(need.total for need in needs) - adapter_bytes
         spare_bytes -= 0 if draft is None else _n_bytes(draft.model, draft.stages)
     copies = 0
     if model.spec.state is None:  # else they are its saved states, which its stages have room for
@@ -127,7 +140,7 @@ def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
             load.prefix_ram_bytes, kv_bytes=sum(need.kv for need in needs), spare_bytes=spare_bytes
         )
     name = None if load.draft is None else load.draft.name
-    return LoadPlan(model, stages, room, load.concurrency, copies, draft, name)
+    return LoadPlan(model, stages, room, load.concurrency, copies, draft, name, adapters)
 
 
 HOST = "cpu:0"
@@ -145,29 +158,36 @@ def execute_load(
     """
     plans = [plan] if plan.draft is None else [plan, plan.draft]
     parts = [
-        (each.model, stage, lease)
+        (each, stage, lease)
         for each, leases in [(each, _leases(each, grant)) for each in plans]
         for stage in each.stages
         for lease in [leases[stage.device.name]]
     ]
     stages: list[Stage] = []
     try:
-        for i, (model, stage, lease) in enumerate(parts):
+        for i, (each, stage, lease) in enumerate(parts):
             stages.append(
                 stage.backend.load(
-                    model.spec,
+                    each.model.spec,
                     stage.spec,
                     (stage.device,),
                     (lease,),
                     _part_of(progress, i, len(parts)),
                 )
             )
+            load_adapters(stages[-1], each, lease)
         n_own = len(plan.stages)
         return assemble(plan, stages[:n_own], load, draft_stages=stages[n_own:])
     except BaseException:
         for loaded in stages:
             loaded.close()
         raise
+
+
+def load_adapters(stage: Stage, plan: LoadPlan, lease: Lease) -> None:
+    """Give a stage all adapters of its model; raises what `Stage.load_adapter` raises."""
+    for number, adapter in enumerate(plan.adapters.values(), 1):
+        stage.load_adapter(number, adapter.path, lease)
 
 
 def _leases(plan: LoadPlan, grant: Grant) -> dict[str, Lease]:
@@ -203,6 +223,7 @@ def assemble(
         n_batches=pipeline.n_batches,
         itl_target_seconds=load.itl_target_seconds,
         aging_seconds=load.aging_seconds,
+        has_adapters=bool(plan.adapters),
     )
     if gate is not None:
         scheduler.draft_with(gate)
@@ -243,9 +264,23 @@ def model_info(plan: LoadPlan) -> wire.ModelInfo:
         has_chat_template=spec.chat_template is not None,
         tool_format=tool_format.detect(spec.chat_template),
         draft=plan.draft_name,
+        adapters=list(plan.adapters),
         weights_bytes=sum(request.weights_bytes for request in plan.lease_requests()),
         rss_bytes=psutil.Process().memory_info().rss,
     )
+
+
+def _open_adapters(load: wire.Load, model: LoadedModel) -> dict[str, AdapterSpec]:
+    """The adapters of a load, which every stage can take; raises ModelFileError, Unsupported."""
+    if not load.lora:
+        return {}
+    stages = _stages(load, model, Room(LEAST, 0))
+    adapters: dict[str, AdapterSpec] = {}
+    for config in load.lora:
+        for stage in stages:
+            path = Path(config.path)
+            adapters[config.name] = stage.backend.open_adapter(model.spec, stage.spec, path)
+    return adapters
 
 
 def _open_draft(

@@ -195,6 +195,7 @@ def common_capabilities(caps: Sequence[Capabilities]) -> Capabilities:
     """What every stage can do."""
     prefill = [c.max_prefill_seqs for c in caps if c.max_prefill_seqs is not None]
     wants = [c.max_wants for c in caps if c.max_wants is not None]
+    adapters = [c.adapters_per_batch for c in caps if c.adapters_per_batch is not None]
     return Capabilities(
         mixed=all(c.mixed for c in caps),
         ragged=all(c.ragged for c in caps),
@@ -203,4 +204,5 @@ def common_capabilities(caps: Sequence[Capabilities]) -> Capabilities:
         shares_prefix=all(c.shares_prefix for c in caps),
         rollback="any" if all(c.rollback == "any" for c in caps) else "checkpoint",
         max_wants=min(wants, default=None),
+        adapters_per_batch=min(adapters, default=None),
     )

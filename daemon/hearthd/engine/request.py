@@ -78,6 +78,7 @@ class Request:
     shares: bool = True
     scores_prompt: bool = False  # log-probabilities of the prompt's tokens are wanted
     grammar: Grammar | None = None  # of the output; has taken in what is in `tokens`
+    adapter: int = 0  # number of its LoRA adapter; 0: none
 
     state: RequestState = RequestState.WAITING
     n_computed: int = 0

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Want
 from hearth_backends.errors import Unsupported
 from hearthd.engine import policy
+from hearthd.engine.adapter_turns import AdapterTurns
 from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts
 from hearthd.engine.drafting.drafter import Drafter
 from hearthd.engine.fairness import FairShare
@@ -49,12 +50,14 @@ class Scheduler:
         n_batches: int = 1,
         itl_target_seconds: float = 0.05,
         aging_seconds: float = 30.0,
+        has_adapters: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`n_batches`: steps with different requests that a pipeline keeps in flight.
 
         `itl_target_seconds`: between the tokens of a stream, while prompts are computed beside it.
         `aging_seconds`: after which a class gets a turn before those above it.
+        `has_adapters`: requests may differ in theirs, which matters where a step applies few.
         """
         self.store = store
         self.caps = caps
@@ -66,6 +69,9 @@ class Scheduler:
         self.drafter: Drafter | None = None
         self.prefixes: PrefixTiers | None = None
         self.clock = clock
+        self.turns: AdapterTurns | None = None
+        if has_adapters and caps.adapters_per_batch is not None:
+            self.turns = AdapterTurns(caps.adapters_per_batch, itl_target_seconds)
         self.running: list[Request] = []
         self.shares = FairShare()
         self.waiting = WaitingQueue(lambda r: policy.waiting_rank(r, self.shares.served(r)))
@@ -176,10 +182,27 @@ class Scheduler:
 
     def _select(self) -> tuple[Selection, list[Request]]:
         """Pick work for one step; the second list holds requests that were waiting until now."""
-        selection = Selection(self.step_tokens, self.max_wants)
+        if self.turns is None:
+            return self._select_among(None)
+        now = self.clock()
+        head = self.waiting.first()
+        wanting = [r.adapter for r in self.running] + ([] if head is None else [head.adapter])
+        for adapters in self.turns.order(wanting, now):
+            selection, admitted = self._select_among(adapters)
+            if selection.requests:
+                self.turns.serve(adapters, now)
+                return selection, admitted
+        return Selection(0, 0), []
+
+    def _select_among(self, adapters: frozenset[int] | None) -> tuple[Selection, list[Request]]:
+        """The same, of requests with these adapters only; None: with any."""
+        selection = Selection(self.step_tokens, self.max_wants, adapters)
         decoding, prompts = self._ready()
         self._prompts_turn = not self._prompts_turn
         selection.bound_prompts(self._prompt_rows(len(decoding)))
+        if adapters is not None:
+            decoding = [r for r in decoding if r.adapter in adapters]
+            prompts = [r for r in prompts if r.adapter in adapters]
         if self.mixed and self._prompts_turn and len(decoding) >= self.max_wants:
             admitted = self._pick_prompts(selection, prompts)  # else nothing is ever left for them
             self._pick_decoding(selection, decoding)
@@ -309,6 +332,8 @@ class Scheduler:
         admitted: list[Request] = []
         while (request := self.waiting.first()) is not None:
             if above is not None and request.level <= above:
+                break
+            if not selection.takes(request):
                 break
             if selection.prompt_rows_left(1) < 1 or not self._has_seat(request, selection):
                 break

@@ -10,11 +10,13 @@ class Selection:
     """Requests picked for a step while its budget lasts."""
 
     __slots__ = (
-        "_prompt_rows", "drafts", "is_plain", "requests", "rows_left", "share_prompts", "wants",
+        "_adapters", "_prompt_rows", "drafts", "is_plain", "requests", "rows_left", "share_prompts", "wants",
         "wants_left",
     )  # fmt: skip
 
-    def __init__(self, n_rows: int, n_wants: int) -> None:
+    def __init__(self, n_rows: int, n_wants: int, adapters: frozenset[int] | None = None) -> None:
+        """`adapters`: of the requests it is for; None: any."""
+        self._adapters = adapters
         self.requests: list[Request] = []
         self.wants: list[Want] = []
         self.drafts: list[int] = []
@@ -23,6 +25,10 @@ class Selection:
         self.wants_left = n_wants
         self.share_prompts = False  # several prompts want rows
         self._prompt_rows: int | None = None  # that prompts may have; None: what is left
+
+    def takes(self, request: Request) -> bool:
+        """Whether a request's adapter is among those of the step."""
+        return self._adapters is None or request.adapter in self._adapters
 
     def bound_prompts(self, n_rows: int | None) -> None:
         """Prompts get no more rows than this."""

@@ -1,0 +1,48 @@
+"""Adapters: LoRA adapters of a context by number, one of which applies to a batch at a time."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+from hearth_backends.errors import ModelFileError, OutOfMemory, StepError
+from hearth_backends.gguf.context import Context
+from hearth_backends.gguf.llama import NO_REASON, collected_errors, is_allocation_failure, lib
+
+
+class Adapters:
+    """Those that were loaded live as long as the context's model."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._pointers: dict[int, Any] = {}
+        self._in_use = 0
+
+    def load(self, number: int, path: Path) -> None:
+        """Raises ModelFileError or OutOfMemory that names the file and ends in llama.cpp's words."""
+        with collected_errors() as errors:
+            pointer = lib.llama_adapter_lora_init(self._context.model.pointer, str(path).encode())
+        if not pointer:
+            kind = OutOfMemory if is_allocation_failure(errors) else ModelFileError
+            raise kind(f"{path}: {errors[0] if errors else NO_REASON}")
+        self._pointers[number] = pointer
+
+    def use(self, number: int) -> None:
+        """Have the next batches computed with an adapter, or with none (0).
+
+        A change costs: llama.cpp plans its memory anew before the next batch.
+        Raises StepError for a number that was not loaded.
+        """
+        if number == self._in_use:
+            return
+        pointer = self._pointers.get(number)
+        if number and pointer is None:
+            raise StepError(f"there is no adapter {number}")
+        if pointer is None:
+            lib.llama_set_adapters_lora(self._context.pointer, None, 0, None)
+        else:
+            chosen = (lib.llama_adapter_lora_p_ctypes * 1)(pointer)
+            whole = (ctypes.c_float * 1)(1.0)
+            lib.llama_set_adapters_lora(self._context.pointer, chosen, 1, whole)
+        self._in_use = number
