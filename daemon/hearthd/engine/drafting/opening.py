@@ -32,6 +32,7 @@ def draft_load(load: wire.Load, draft: wire.DraftConfig) -> wire.Load:
         prefix_ram_bytes=0,
         prefix_disk_bytes=0,
         draft=None,
+        lora=[],
     )
 
 
