@@ -108,7 +108,7 @@ def _ask(daemon: Daemon, prompt: list[int]) -> Asked:
     link = connection(daemon.endpoint, timeout_seconds=600.0)
     began = time.perf_counter()
     try:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         link.request("POST", "/v1/completions", json.dumps(body), headers)
         response = link.getresponse()
         answer: dict[str, Any] = json.loads(response.read())

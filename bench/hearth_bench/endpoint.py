@@ -44,7 +44,7 @@ class Endpoint:
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
         else:
             connector = aiohttp.UnixConnector(path=self.socket, limit=0, force_close=True)
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout_seconds)
