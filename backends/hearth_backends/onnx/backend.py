@@ -175,7 +175,7 @@ def _make_runner(reader: TensorReader, spec: StageSpec, slots: Slots, progress: 
     graph = build_decoder(model, spec, reader.variant(spec.n_ctx), _kv_type(spec))
     fingerprint = f"{model.digest} {spec.weight_kind}"
     weights = pack(graph.bundles, reader, default_folder(os.environ), fingerprint, progress)
-    opened = session.Session(graph.serialized(), weights, session.CPU, useful_threads(model, spec))
+    opened = session.Session(graph, weights, session.CPU, useful_threads(model, spec))
     n_heads = model.n_heads + 2 * model.n_kv_heads
     widths = Widths(
         d_model=model.d_model,

@@ -189,7 +189,8 @@ class _Decoder:
         names = [f"cos_{number}", f"sin_{number}"]
         if not self.graph.has(names[0]):
             weights = [Weight(n, self.graph.float_type, (self._spec.n_ctx, width)) for n in names]
-            self.graph.bundle(lambda _reader: self._cos_and_sin(table), *weights)
+            # The context decides how many there are: kept, they would be packed for each anew.
+            self.graph.bundle(lambda _reader: self._cos_and_sin(table), *weights, is_lasting=False)
         return names
 
     def _half_width(self, table: RopeTable) -> int:

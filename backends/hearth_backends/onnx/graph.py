@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import onnx
@@ -22,8 +22,6 @@ Arrays = tuple[NDArray[Any], ...]
 Make = Callable[[TensorReader], Arrays]
 Dim = int | str
 
-_OUTSIDE = "outside"  # the location that stands for "handed over with the session"
-
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -38,12 +36,24 @@ class Weight:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
+class Place(NamedTuple):
+    """Where an initializer's bytes begin: a file's name, and the offset in it."""
+
+    file: str
+    offset: int
+
+
+HANDED_OVER = Place("handed-over", 0)
+"""Of initializers that a session gets as arrays."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """Initializers that are made together, and how they are made from the model's tensors."""
 
     weights: tuple[Weight, ...]
     make: Make
+    is_lasting: bool = True  # whether it is the same for every stage that has these layers
 
     @property
     def n_bytes(self) -> int:
@@ -58,6 +68,7 @@ class Graph:
         self.bundles: list[Bundle] = []
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
+        self._outside: dict[str, Weight] = {}
         self._inputs: dict[str, onnx.ValueInfoProto] = {}
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -73,7 +84,7 @@ class Graph:
 
     def has(self, name: str) -> bool:
         """Whether there is an initializer of that name."""
-        return name in self._initializers
+        return name in self._initializers or name in self._outside
 
     def constant(self, name: str, value: Any, dtype: DTypeLike) -> str:
         """A small value inside the graph; asked for again it is the same."""
@@ -82,18 +93,10 @@ class Graph:
             self._initializers[name] = numpy_helper.from_array(array, name)
         return name
 
-    def bundle(self, make: Make, *weights: Weight) -> list[str]:
+    def bundle(self, make: Make, *weights: Weight, is_lasting: bool = True) -> list[str]:
         """Large values that `make` gives, together, when they are wanted; their names."""
-        for weight in weights:
-            proto = TensorProto(
-                name=weight.name, data_type=_onnx_type(weight.dtype), dims=weight.shape
-            )
-            proto.data_location = TensorProto.EXTERNAL
-            where = {"location": _OUTSIDE, "offset": "0", "length": str(weight.n_bytes)}
-            for key, value in where.items():
-                proto.external_data.add(key=key, value=value)
-            self._initializers[weight.name] = proto
-        self.bundles.append(Bundle(weights, make))
+        self._outside |= {weight.name: weight for weight in weights}
+        self.bundles.append(Bundle(weights, make, is_lasting))
         return [weight.name for weight in weights]
 
     @overload
@@ -140,19 +143,29 @@ class Graph:
             helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes)
         )
 
-    def serialized(self) -> bytes:
-        """The model as ONNX Runtime takes it, without the weights."""
+    def serialized(self, places: Mapping[str, Place]) -> bytes:
+        """The model as ONNX Runtime takes it; weights without a place are handed over."""
+        outside = [_external(w, places.get(w.name, HANDED_OVER)) for w in self._outside.values()]
         graph = helper.make_graph(
             self._nodes,
             "decoder",
             list(self._inputs.values()),
             self._outputs,
-            list(self._initializers.values()),
+            [*self._initializers.values(), *outside],
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, MICROSOFT_OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         data: bytes = model.SerializeToString()
         return data
+
+
+def _external(weight: Weight, place: Place) -> onnx.TensorProto:
+    proto = TensorProto(name=weight.name, data_type=_onnx_type(weight.dtype), dims=weight.shape)
+    proto.data_location = TensorProto.EXTERNAL
+    where = {"location": place.file, "offset": place.offset, "length": weight.n_bytes}
+    for key, value in where.items():
+        proto.external_data.add(key=key, value=str(value))
+    return proto
 
 
 def _onnx_type(dtype: DTypeLike) -> int:

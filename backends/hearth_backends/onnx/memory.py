@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hearth_backends.base import Bytes, StageSpec
 from hearth_backends.onnx.kinds import kind_of
@@ -14,8 +14,10 @@ from hearth_backends.weights.spec import ModelSpec
 
 WANTED_ROWS = 64
 """Rows of logits in one step, where there are not more sequences than that."""
-SESSION_BYTES = 48 << 20
+SESSION_BYTES = 32 << 20
 """The library itself, the graph and its arena at rest."""
+LEFT_BEHIND_BYTES = 96 << 20
+"""What packing a large model leaves with the allocator, at most (measured; a quarter of a small one)."""
 
 _BITS = {
     "fp32": 32.0,
@@ -26,6 +28,8 @@ _BITS = {
     "int4-128": 4.25,
 }
 """Of one number, with its part of the scales (float32)."""
+_SUM_BITS = {"int8-32": 1.0, "int4-32": 1.0, "int4-128": 0.25}
+"""Of one number's part of its block's sum, which kernels keep beside the blocks."""
 
 
 def n_wanted(spec: StageSpec) -> int:
@@ -44,19 +48,25 @@ def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
 
 
 def packed_bytes(model: ModelSpec, spec: StageSpec) -> int:
-    """Of the matrices; norms and biases are not worth counting."""
-    return sum(
-        int(m.n_out * m.n_columns * _BITS[kind_of(spec.weight_kind, m, model)] / 8)
-        for m in _matrices(model, spec)
-    )
+    """Of the matrices as they are packed here; norms and biases are not worth counting."""
+    return _matrix_bytes(model, spec, _BITS)
+
+
+def _matrix_bytes(model: ModelSpec, spec: StageSpec, bits: Mapping[str, float]) -> int:
+    n_bits = 0.0
+    for matrix in _matrices(model, spec):
+        kind = kind_of(spec.weight_kind, matrix, model)
+        n_bits += matrix.n_out * matrix.n_columns * bits.get(kind, 0.0)
+    return int(n_bits / 8)
 
 
 def _weights(model: ModelSpec, spec: StageSpec) -> int:
     """ONNX Runtime packs weights anew; a large file they came from can be reclaimed, memory cannot."""
     packed = packed_bytes(model, spec)
+    sums = _matrix_bytes(model, spec, _SUM_BITS)
     embedding = model.tensors.get("model.embed_tokens.weight")
     looked_up = embedding.n_bytes if spec.embed and embedding is not None else 0
-    return packed * (2 if packed <= SMALL_BYTES else 1) + looked_up
+    return packed * (2 if packed <= SMALL_BYTES else 1) + sums + looked_up
 
 
 def _matrices(model: ModelSpec, spec: StageSpec) -> Iterator[Matrix]:
@@ -79,4 +89,5 @@ def _workspace(model: ModelSpec, spec: StageSpec) -> int:
     widths = 8 * model.d_model + 4 * model.d_ff + 3 * model.n_heads * padded_head_dim(model)
     scores = rows * model.n_heads * min(spec.n_ctx, CHUNK_ROWS) * 4
     logits = 2 * n_wanted(spec) * model.n_vocab * 4 if spec.head else 0
-    return 4 * rows * widths + scores + logits + SESSION_BYTES
+    left_behind = min(packed_bytes(model, spec) // 4, LEFT_BEHIND_BYTES)
+    return 4 * rows * widths + scores + logits + left_behind + SESSION_BYTES

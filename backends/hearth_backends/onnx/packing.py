@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_backends.errors import ModelFileError, OutOfMemory
-from hearth_backends.onnx.graph import Bundle
+from hearth_backends.onnx.graph import Bundle, Place
 from hearth_backends.weights.reader import TensorReader
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,16 @@ SMALL_BYTES = 64 << 20
 _ALIGNMENT = 64
 _LENGTH = struct.Struct("<Q")
 
-Packed = Mapping[str, NDArray[Any]]
 Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Initializers: as arrays, or as places in a file, which ONNX Runtime maps itself."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    places: Mapping[str, Place]
+    folder: Path | None = None
 
 
 def pack(
@@ -50,14 +59,20 @@ def pack(
     Small ones, and all where there is no folder, are made in memory. Raises OutOfMemory when memory or
     disk are full (what was written is deleted), and what the reader raises.
     """
-    n_bytes = sum(bundle.n_bytes for bundle in bundles)
-    if folder is None or n_bytes <= SMALL_BYTES:
-        return dict(_made(bundles, reader, progress))
-    layout = _Layout(bundles)
+    lasting = [bundle for bundle in bundles if bundle.is_lasting]
+    if folder is None or sum(bundle.n_bytes for bundle in lasting) <= SMALL_BYTES:
+        return Packed(dict(_made(bundles, reader, progress)), {})
+    passing = [bundle for bundle in bundles if not bundle.is_lasting]
+    layout = _Layout(lasting)
     path = folder / f"{_name(layout, fingerprint)}.weights"
     if not layout.is_whole(path):
-        _write(path, layout, _made(bundles, reader, progress))
-    return layout.mapped(path)
+        _write(path, layout, _made(lasting, reader, progress))
+    places = {name: Place(path.name, layout.begin + at) for name, at in layout.offsets.items()}
+    return Packed(dict(_made(passing, reader, _silent)), places, folder)
+
+
+def _silent(_fraction: float) -> None:
+    """Nobody need hear of what takes no time."""
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
@@ -105,7 +120,7 @@ class _Layout:
             at = -(-at // _ALIGNMENT) * _ALIGNMENT
             places[weight.name] = {"dtype": weight.dtype.str, "shape": weight.shape, "at": at}
             at += weight.n_bytes
-        self.places = places
+        self.offsets: dict[str, int] = {name: place["at"] for name, place in places.items()}
         header = json.dumps(places).encode()
         n_header = -(-(_LENGTH.size + len(header)) // _ALIGNMENT) * _ALIGNMENT - _LENGTH.size
         self.header = header.ljust(n_header)
@@ -125,24 +140,13 @@ class _Layout:
         log.warning("%s is packed anew: it has %d bytes, not %d", path, size, self.n_bytes)
         return False
 
-    def mapped(self, path: Path) -> Packed:
-        """Views into the file."""
-        data = np.memmap(path, np.uint8, "r")
-        packed: dict[str, NDArray[Any]] = {}
-        for name, place in self.places.items():
-            dtype, shape = np.dtype(place["dtype"]), place["shape"]
-            n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            at = self.begin + place["at"]
-            packed[name] = np.asarray(data[at : at + n_bytes]).view(dtype).reshape(shape)
-        return packed
-
 
 def _write(path: Path, layout: _Layout, arrays: Iterator[tuple[str, NDArray[Any]]]) -> None:
     """Write beside, then rename: nobody sees half a file."""
     with _partial(path, layout.n_bytes) as file:
         file.write(_LENGTH.pack(len(layout.header)) + layout.header)
         for name, array in arrays:
-            file.seek(layout.begin + layout.places[name]["at"])
+            file.seek(layout.begin + layout.offsets[name])
             file.write(array.data)
         file.truncate(layout.n_bytes)
 

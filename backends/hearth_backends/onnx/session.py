@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from hearth_backends.errors import BackendError, OutOfMemory
+from hearth_backends.onnx.graph import Graph
 from hearth_backends.onnx.packing import Packed
 
 VERSION: str = ort.__version__
@@ -34,6 +35,7 @@ LOAD_ERRORS = (
     native.InvalidGraph,
 )
 
+_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL = 4
 """Log level: what goes wrong is raised, and would only be said twice."""
 
@@ -46,16 +48,19 @@ def providers() -> list[str]:
 class Session:
     """A session and the arrays its weights lie in; close frees both."""
 
-    def __init__(self, model: bytes, weights: Packed, provider: str, threads: int) -> None:
+    def __init__(self, graph: Graph, weights: Packed, provider: str, threads: int) -> None:
         """Raises OutOfMemory and BackendError."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        options.add_external_initializers(list(weights), values)
+        if weights.folder is not None:
+            options.add_session_config_entry(_FOLDER, str(weights.folder))
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.arrays.values()]
+        options.add_external_initializers(list(weights.arrays), values)
         # The session reads weights in place where it does not pack them anew.
         self._kept: tuple[Any, ...] = (weights, values)
+        model = graph.serialized(weights.places)
         try:
             self._session = ort.InferenceSession(model, options, providers=[provider])
         except MemoryError as error:
