@@ -110,7 +110,7 @@ def test_a_stop_string_never_shows(text: str, stops: list[str], sizes: list[int]
 
 def test_text_that_may_begin_a_stop_string_waits() -> None:
     texts, tokens = run([b"one", b" ST", b"AR", b"T two", b" STO", b"P three"], ["STOP"])
-    assert texts == ["one", " ", "STAR", "T two", " ", ""]
+    assert texts == ["one", "", " STAR", "T two", "", " "]
     assert tokens == [0, 1, 2, 3, 4]
 
 
@@ -138,3 +138,40 @@ def test_partial_match_is_the_longest_beginning() -> None:
     assert partial_match("xaba", ["abab", "bax"]) == 3
     assert partial_match("abab", ["abab"]) == 2  # a whole match is not a partial one
     assert partial_match("x", ["abab"]) == 0
+
+
+pieces_of_a_few_signs = st.lists(
+    st.sampled_from(
+        [b"a", b"b", b"ab", b"ba.", b" a", "é".encode(), b"\xc3", b"\xa9b", b"\xe5", b"\xff"]
+    ),
+    max_size=12,
+)
+
+
+@given(
+    pieces_of_a_few_signs,
+    st.lists(st.text(alphabet="ab.é", min_size=1, max_size=4), max_size=2),
+    st.integers(0, 12),
+    st.booleans(),
+)
+def test_a_stream_that_resumes_after_what_was_released_says_the_rest(
+    pieces: list[bytes], stops: list[str], n_pushed: int, include_stop: bool
+) -> None:
+    texts, tokens = run(pieces, stops, include_stop=include_stop)
+    first = TextStream(Bytes(pieces), stops, include_stop=include_stop)
+    said, released = "", list[int]()
+    for token in range(min(n_pushed, len(pieces))):
+        text, out = first.push(token)
+        said, released = said + text, released + out
+        if first.stopped_by is not None:
+            return
+    second = TextStream(Bytes(pieces), stops, include_stop=include_stop)
+    second.resume(released)
+    for token in range(len(released), len(pieces)):
+        text, out = second.push(token)
+        said, released = said + text, released + out
+        if second.stopped_by is not None:
+            break
+    text, out = second.flush()
+    assert said + text == "".join(texts)
+    assert released + out == tokens

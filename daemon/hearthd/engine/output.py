@@ -48,8 +48,7 @@ class Output:
             min_tokens=limits.min_output,
             shown=shown,
         )
-        for token in request.tokens[request.n_prompt :]:
-            self._stream.push(token)
+        self._stream.resume(request.tokens[request.n_prompt :])
         self.finish: wire.FinishReason | None = None
         self.stopped_by: str | int | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from hearth_backends.base import Tokenizer
 
@@ -28,11 +29,21 @@ def first_match(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
     return at, stop
 
 
+class _Pending(NamedTuple):
+    """A token that is held back, and the characters of all text that are its own."""
+
+    token: int
+    start: int
+    end: int
+    is_cut: bool  # it ends within a character, and cannot go out before the token that completes it
+
+
 class TextStream:
     """Turns tokens into text that may be shown at once.
 
-    Text that may be the beginning of a stop string is held back, and with it the tokens that it came
-    from; bytes that are no UTF-8 become U+FFFD, once it is sure that they are none.
+    Text that may be the beginning of a stop string is held back, and with it all text of the tokens
+    that it came from: what is released is the text of the tokens that are, so that another stream can
+    `resume` after them. Bytes that are no UTF-8 become U+FFFD, once it is sure that they are none.
     """
 
     __slots__ = (
@@ -58,12 +69,19 @@ class TextStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""  # decoded, not released
         self._n_released = 0  # characters released so far
-        self._pending: list[
-            tuple[int, int, int]
-        ] = []  # token, first and last character of its text
+        self._pending: list[_Pending] = []
         self._start = 0  # characters of all tokens so far; an unfinished one counts
         self._n_tokens = 0
         self.stopped_by: str | None = None
+
+    def resume(self, tokens: Sequence[int]) -> None:
+        """Begin after tokens that have been released before, with all of their text."""
+        for token in tokens:
+            piece = self._tokenizer.piece(token, special=token in self._shown)
+            self._start += len(self._utf8.decode(piece))
+        self._start += len(self._utf8.decode(b"", final=True))
+        self._n_released = self._start
+        self._n_tokens += len(tokens)
 
     def push(self, token: int) -> tuple[str, list[int]]:
         """Add a token; returns text and tokens that may go out now. Nothing comes after a stop."""
@@ -71,22 +89,23 @@ class TextStream:
             return "", []
         self._n_tokens += 1
         self._held += self._utf8.decode(self._tokenizer.piece(token, special=token in self._shown))
-        end = self._n_released + len(self._held) + bool(self._utf8.getstate()[0])
-        self._pending.append((token, self._start, end))
+        is_cut = bool(self._utf8.getstate()[0])  # within a character
+        end = self._n_released + len(self._held) + is_cut
+        self._pending.append(_Pending(token, self._start, end, is_cut))
         self._start = end
         if not self._stops:
             return self._release(len(self._held))
         if self._n_tokens > self._min_tokens:
             self._look_for_stop()
         if self.stopped_by is not None:
-            return self._release(len(self._held))
+            return self._release_all()
         return self._release(len(self._held) - partial_match(self._held, self._stops))
 
     def flush(self) -> tuple[str, list[int]]:
         """What was held back, when the request ends without a stop string."""
         if self.stopped_by is None:
             self._held += self._utf8.decode(b"", final=True)
-        return self._release(len(self._held))
+        return self._release_all()
 
     def _look_for_stop(self) -> None:
         match = first_match(self._held, self._stops)
@@ -96,18 +115,30 @@ class TextStream:
         end = at + len(self.stopped_by) if self._include_stop else at
         self._held = self._held[:end]
         n_kept = self._n_released + end
-        self._pending = [
-            (token, first, min(last, n_kept))
-            for token, first, last in self._pending
-            if first < n_kept
-        ]
+        self._pending = [pending for pending in self._pending if pending.start < n_kept]
+
+    def _release_all(self) -> tuple[str, list[int]]:
+        """After the last token, whose text may have been cut by a stop string."""
+        text, tokens = self._held, [pending.token for pending in self._pending]
+        self._n_released += len(text)
+        self._held = ""
+        self._pending.clear()
+        return text, tokens
 
     def _release(self, n_chars: int) -> tuple[str, list[int]]:
+        """The tokens whose text is within the next `n_chars`, and that text."""
+        most = self._n_released + n_chars
+        n_tokens = 0
+        for i, pending in enumerate(self._pending, 1):
+            if pending.end > most:
+                break
+            if not pending.is_cut:
+                n_tokens = i
+        if not n_tokens:
+            return "", []
+        n_chars = self._pending[n_tokens - 1].end - self._n_released
         text, self._held = self._held[:n_chars], self._held[n_chars:]
         self._n_released += n_chars
-        n_tokens = 0
-        while n_tokens < len(self._pending) and self._pending[n_tokens][2] <= self._n_released:
-            n_tokens += 1
-        tokens = [token for token, _, _ in self._pending[:n_tokens]]
+        tokens = [pending.token for pending in self._pending[:n_tokens]]
         del self._pending[:n_tokens]
         return text, tokens
