@@ -152,5 +152,5 @@ def test_progress_goes_up_to_one() -> None:
 
 def _made_bytes(model: LoadedModel, spec: StageSpec) -> int:
     reader = open_reader(model.spec)
-    graph = build_decoder(model.spec, spec, reader.variant(spec.n_ctx), np.dtype(np.float32))
+    graph = build_decoder(model.spec, spec, reader.variant(spec.n_ctx))
     return sum(bundle.n_bytes for bundle in graph.bundles if bundle.is_lasting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gguf_runner import Array, Rows, Runner, cut_specs, fork, noise, truncate, whole_spec
@@ -60,6 +62,51 @@ def test_how_far_a_kind_is_from_float32(lily: LoadedModel, kind: str) -> None:
     most, least = DISTANCE[kind]
     assert kl < most
     assert top_1 >= least
+
+
+def test_how_far_8_bit_keys_and_values_are_from_float32(
+    lily: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEARTH_CACHE", str(tmp_path))
+    text = lily.tokenizer.encode(TALE, add_special=True, parse_special=False)[:60]
+    runner = onnx_runner(lily)
+    exact = runner.step(Rows(1, text, len(text)))
+    runner.close()
+    for n_kept in (0, 1):
+        assert len(list(tmp_path.glob("onnx/*.scales"))) == n_kept
+        runner = onnx_runner(lily, kv_dtype="q8_0")
+        found = np.concatenate(
+            [runner.step(Rows(0, text[:40], 40)), runner.step(Rows(0, text[40:], 20))]
+        )
+        runner.close()
+        assert float((np.exp(exact) * (exact - found)).sum(axis=1).mean()) < 0.001
+
+
+TALE = (
+    "One day, a big dog named Max saw a red ball in the park. He was very happy and ran to his friend. "
+    "They played all day and then went home to sleep."
+)
+
+
+def test_states_of_8_bit_keys_and_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEARTH_CACHE", str(tmp_path))
+    model, text = canary(), noise(30, 9)
+    runner = onnx_runner(model, kv_dtype="q8_0")
+    expected = runner.step(Rows(0, text[:20]), Rows(1, text, 11))[1:]
+    blob = runner.stages[0].export(Placement(0), 20)
+    assert len(blob) < 2 * 20 * model.spec.n_layers * 2 * model.spec.n_kv_heads * 32
+    runner.stages[0].restore(Placement(4), blob)
+    runner.lengths[4] = 20
+    runner.operate(fork(4, 2, 20))
+    found = runner.step(Rows(2, text[20:], 10))
+    assert np.abs(found - expected[1:]).max() < 0.2
+    runner.close()
+
+
+def test_parts_of_models_have_no_8_bit_keys_and_values() -> None:
+    model = canary()
+    with pytest.raises(Unsupported, match="letting the whole model write"):
+        Runner(model, cut_specs(model, 2, weight_kind="fp32", kv_dtype="q8_0"), ONNX)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "int8", "int8-32", "int4-32"])
@@ -203,7 +250,7 @@ def test_what_it_does_not_load() -> None:
     model = canary()
     for fields, words in (
         ({"weight_kind": "int3"}, "no weights of the kind 'int3'; it knows file, fp32"),
-        ({"kv_dtype": "f8"}, "keeps keys and values in f16, f32"),
+        ({"kv_dtype": "f8"}, "keeps keys and values in f16, f32, q8_0, not f8"),
         ({"last": 9}, "layers 0 to 9 of 4"),
     ):
         with pytest.raises(Unsupported, match=words):

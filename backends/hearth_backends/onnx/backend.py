@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 
-import numpy as np
 import psutil
 
 from hearth_backends.base import (
-    I32,
     Backend,
     Bytes,
     Capabilities,
     DeviceInfo,
-    Hidden,
     KVStore,
     Lease,
     Progress,
@@ -22,22 +18,18 @@ from hearth_backends.base import (
     StageSpec,
     Support,
 )
-from hearth_backends.errors import BackendError, OutOfMemory, StepError, Unsupported
+from hearth_backends.errors import Unsupported
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.onnx import kinds, session
-from hearth_backends.onnx.decoder import build_decoder
-from hearth_backends.onnx.memory import estimate_bytes, n_wanted, packed_bytes
-from hearth_backends.onnx.packing import default_folder, pack
-from hearth_backends.onnx.recipe import head_matrix, model_support, padded_head_dim
-from hearth_backends.onnx.runner import Runner, Widths
-from hearth_backends.onnx.slots import Slots
-from hearth_backends.onnx.stage import NAME, Embed, OnnxStage, Parts
-from hearth_backends.weights.opening import open_reader
-from hearth_backends.weights.reader import TensorReader
+from hearth_backends.onnx.loading import is_whole, load_parts
+from hearth_backends.onnx.memory import estimate_bytes, n_wanted
+from hearth_backends.onnx.recipe import model_support
+from hearth_backends.onnx.stage import NAME, OnnxStage
 from hearth_backends.weights.spec import ModelSpec
 
-KV_DTYPES = ("f16", "f32")
-"""Both are kept as float32 (float16 where the weights are): the CPU's kernels for halves are slow."""
+KV_DTYPES = ("f16", "f32", "q8_0")
+"""f16 and f32 are kept as float32 (float16 where the weights are): the CPU's kernels for halves are slow.
+q8_0 is 8-bit integers with a scale for each channel."""
 
 _OTHERS = {
     "CUDAExecutionProvider": ("cuda", "gpu"),
@@ -101,17 +93,8 @@ class OnnxBackend(Backend):
     ) -> Stage:
         """Build the graph, pack the weights or map what was packed before, and compute one step."""
         _refuse(model, spec)
-        reader = open_reader(model)
-        slots = _make_slots(model, spec)
-        runner = _make_runner(reader, spec, slots, progress)
-        try:
-            _warm_up(runner, model, spec)
-        except BaseException:
-            runner.close()
-            raise
+        parts = load_parts(model, spec, progress)
         caps = Capabilities(max_wants=n_wanted(spec) if spec.head else None)
-        embed = _embedder(reader, spec) if spec.embed else None
-        parts = Parts(runner, slots, model.digest, model.d_model, model.n_vocab, embed)
         progress(1.0)
         return OnnxStage(spec, caps, parts)
 
@@ -139,75 +122,10 @@ def _refuse(model: ModelSpec, spec: StageSpec) -> None:
         )
     if not 0 <= spec.first < spec.last <= model.n_layers:
         raise Unsupported(f"layers {spec.first} to {spec.last} of {model.n_layers}")
-
-
-# --- loading -----------------------------------------------------------------------------------
-
-BYTES_PER_THREAD = 8 << 20
-"""Weights that keep one thread busy for a step; with fewer, threads mostly wait for each other."""
-
-
-def useful_threads(model: ModelSpec, spec: StageSpec) -> int:
-    """The threads asked for, or as many as the weights of the range keep busy."""
-    return max(1, min(spec.threads, packed_bytes(model, spec) // BYTES_PER_THREAD))
-
-
-def _kv_type(spec: StageSpec) -> np.dtype[np.floating]:
-    return np.dtype(np.float16 if spec.weight_kind == "fp16" else np.float32)
-
-
-def _make_slots(model: ModelSpec, spec: StageSpec) -> Slots:
-    try:
-        return Slots(
-            n_layers=spec.last - spec.first,
-            n_slots=spec.n_seq,
-            n_heads=model.n_kv_heads,
-            room=spec.n_ctx,
-            head_dim=padded_head_dim(model),
-            dtype=_kv_type(spec),
+    if spec.kv_dtype == "q8_0" and not is_whole(model, spec):
+        raise Unsupported(
+            f"backend {NAME}: the scales of 8-bit keys and values are found by letting the whole model "
+            "write, and this is a part of one"
         )
-    except MemoryError as error:
-        raise OutOfMemory(f"no memory for keys and values: {error}") from error
-
-
-def _make_runner(reader: TensorReader, spec: StageSpec, slots: Slots, progress: Progress) -> Runner:
-    model = reader.spec
-    graph = build_decoder(model, spec, reader.variant(spec.n_ctx), _kv_type(spec))
-    fingerprint = f"{model.digest} {spec.weight_kind}"
-    weights = pack(graph.bundles, reader, default_folder(os.environ), fingerprint, progress)
-    opened = session.Session(graph, weights, session.CPU, useful_threads(model, spec))
-    n_heads = model.n_heads + 2 * model.n_kv_heads
-    widths = Widths(
-        d_model=model.d_model,
-        qkv=n_heads * padded_head_dim(model),
-        n_out=head_matrix(model).n_out if spec.head else model.d_model,
-        layers=tuple(range(spec.first, spec.last)),
-        has_head=spec.head,
-    )
-    return Runner(opened, slots, widths)
-
-
-def _embedder(reader: TensorReader, spec: StageSpec) -> Embed:
-    """Looks tokens up in the mapped file."""
-    n_vocab = reader.spec.n_vocab
-    scale = np.float32(reader.variant(spec.n_ctx).token_scale)
-
-    def embed(tokens: I32) -> Hidden:
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < n_vocab:
-            raise StepError(f"a token that is not one of {n_vocab}")
-        rows = reader.rows("model.embed_tokens.weight", tokens)
-        return rows if scale == 1 else rows * scale
-
-    return embed
-
-
-def _warm_up(runner: Runner, model: ModelSpec, spec: StageSpec) -> None:
-    """One run, then forgotten: the first page faults are paid here, and results are numbers.
-
-    Raises BackendError where they are not.
-    """
-    n = min(2, spec.n_rows, spec.n_ctx)
-    x = np.ones((n, model.d_model), np.float32)
-    out = runner.run(0, n, [0], x, np.array([n - 1]))
-    if not np.isfinite(out).all():
-        raise BackendError(f"what comes out of {model.name} is not a number")
+    if spec.kv_dtype == "q8_0" and spec.weight_kind == "fp16":
+        raise Unsupported(f"backend {NAME}: kv_dtype q8_0 does not go with weights fp16")

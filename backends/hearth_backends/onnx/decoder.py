@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from hearth_backends.base import StageSpec
+from hearth_backends.base import F32, StageSpec
 from hearth_backends.onnx.graph import MICROSOFT, Graph, Weight
 from hearth_backends.onnx.kinds import Linear, Value, emit_vector, kind_of, make_linear, settled
 from hearth_backends.onnx.matrix import Matrix
@@ -35,11 +35,14 @@ ROWS, WANTED = "rows", "wanted"
 
 
 def build_decoder(
-    model: ModelSpec, spec: StageSpec, variant: Variant, kv_type: np.dtype[Any]
+    model: ModelSpec, spec: StageSpec, variant: Variant, kv_scales: F32 | None = None
 ) -> Graph:
-    """The graph of a stage; raises Unsupported for a kind of weights that nobody knows."""
+    """The graph of a stage; raises Unsupported for a kind of weights that nobody knows.
+
+    With `kv_scales` [layers, keys and values, heads, head_dim] keys and values are 8-bit integers.
+    """
     float_type = np.float16 if spec.weight_kind == "fp16" else np.float32
-    decoder = _Decoder(Graph(float_type), model, spec, variant, kv_type)
+    decoder = _Decoder(Graph(float_type), model, spec, variant, kv_scales)
     decoder.emit()
     return decoder.graph
 
@@ -61,13 +64,14 @@ class _Decoder:
         model: ModelSpec,
         spec: StageSpec,
         variant: Variant,
-        kv_type: np.dtype[Any],
+        kv_scales: F32 | None,
     ) -> None:
         self.graph = graph
         self._model = model
         self._spec = spec
         self._variant = variant
-        self._kv_type = kv_type
+        self._kv_scales = kv_scales
+        self._kv_type = graph.float_type if kv_scales is None else np.dtype(np.int8)
         self._head_dim = padded_head_dim(model)
         self._linears: dict[tuple[str, str], Linear] = {}
 
@@ -133,10 +137,11 @@ class _Decoder:
         values = graph.input(f"value_{layer}", self._kv_type, shape)
         lengths = graph.input("lengths", np.int32, ("batch",))
         longest = graph.input("longest", np.int32, ())
+        scales, integers = self._kv_quantization(layer)
         outputs = [f"attended_{layer}", f"new_key_{layer}", f"new_value_{layer}"]
         graph.named_node(
             "GroupQueryAttention",
-            [*q_k_v, keys, values, lengths, longest, *self._rope_cache(layer)],
+            [*q_k_v, keys, values, lengths, longest, *self._rope_cache(layer), *scales],
             outputs,
             domain=MICROSOFT,
             num_heads=model.n_heads,
@@ -146,11 +151,23 @@ class _Decoder:
             scale=self._variant.attention_scale,
             softcap=self._variant.attention_softcap,
             local_window_size=self._variant.windows[layer] or -1,
+            **integers,
         )
         graph.output(outputs[1], self._kv_type, shape)
         graph.output(outputs[2], self._kv_type, shape)
         width = model.n_heads * self._head_dim
         return graph.node("Reshape", [outputs[0], graph.constant("flat", [-1, width], np.int64)])
+
+    def _kv_quantization(self, layer: int) -> tuple[list[str], dict[str, Any]]:
+        """Inputs and attributes of attention over 8-bit keys and values; nothing where they are floats."""
+        if self._kv_scales is None:
+            return [], {}
+        names = []
+        for which, name in enumerate(("key_scales", "value_scales")):
+            scales = self._kv_scales[layer - self._spec.first, which][None, :, None, :]
+            names.append(self.graph.constant(f"{name}_{layer}", scales, np.float32))
+        kinds = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        return ["", "", "", *names], {**kinds, "kv_cache_bit_width": 8}
 
     def _packed(self, qkv: str) -> list[str]:
         """Queries, keys and values in one tensor, as attention takes them."""

@@ -38,7 +38,9 @@ def n_wanted(spec: StageSpec) -> int:
 
 
 def kv_bits(spec: StageSpec) -> int:
-    """Of one number in key-value memory: float32 unless weights are fp16."""
+    """Of one number in key-value memory: float32 unless weights are fp16, or 8-bit ones are asked for."""
+    if spec.kv_dtype == "q8_0":
+        return 8
     return 16 if spec.weight_kind == "fp16" else 32
 
 

@@ -143,7 +143,7 @@ class _Layout:
 
 def _write(path: Path, layout: _Layout, arrays: Iterator[tuple[str, NDArray[Any]]]) -> None:
     """Write beside, then rename: nobody sees half a file."""
-    with _partial(path, layout.n_bytes) as file:
+    with writing(path, layout.n_bytes) as file:
         file.write(_LENGTH.pack(len(layout.header)) + layout.header)
         for name, array in arrays:
             file.seek(layout.begin + layout.offsets[name])
@@ -152,7 +152,7 @@ def _write(path: Path, layout: _Layout, arrays: Iterator[tuple[str, NDArray[Any]
 
 
 @contextmanager
-def _partial(path: Path, n_bytes: int) -> Iterator[BinaryIO]:
+def writing(path: Path, n_bytes: int) -> Iterator[BinaryIO]:
     """A file that takes its name when all went well, and is gone when not."""
     partial = path.with_suffix(f".partial-{os.getpid()}")
     try:

@@ -50,6 +50,7 @@ class Parts:
     runner: Runner
     slots: Slots
     digest: str
+    state_version: str  # of exported states, beside what the spec says
     d_model: int
     n_vocab: int
     embed: Embed | None  # None: the stage takes hidden states
@@ -271,7 +272,13 @@ class OnnxStage(Stage):
 
     def _tag(self, n_tokens: int) -> StateTag:
         spec = self.spec
-        version = f"{STATE_LAYOUT} {spec.weight_kind}"
+        version = f"{STATE_LAYOUT} {spec.weight_kind} {self._parts.state_version}"
         return StateTag(
-            NAME, version, self._parts.digest, spec.first, spec.last, spec.kv_dtype, n_tokens
+            NAME,
+            version.strip(),
+            self._parts.digest,
+            spec.first,
+            spec.last,
+            spec.kv_dtype,
+            n_tokens,
         )

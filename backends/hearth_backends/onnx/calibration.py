@@ -1,0 +1,72 @@
+"""Scales of 8-bit keys and values, one for each channel, from what the model itself writes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hearth_backends.base import F32, SamplingBatch, SamplingParams
+from hearth_backends.onnx.packing import writing
+from hearth_backends.onnx.runner import Runner
+from hearth_backends.onnx.slots import Slots
+from hearth_backends.onnx.stage import Embed
+from hearth_backends.sampling import sample
+
+N_TEXTS = 6
+N_TOKENS = 96
+MARGIN = 1.15
+"""Room above the largest value that was seen: what exceeds it is cut off."""
+_LEAST = 1e-6
+
+
+def calibrate(runner: Runner, slots: Slots, embed: Embed, first_token: int, n_vocab: int) -> F32:
+    """Scales [layers, keys and values, heads, head_dim] of a whole model with float keys and values.
+
+    The model writes N_TEXTS texts, each from one token on, and every channel's largest value counts.
+    """
+    tokens = np.full(N_TEXTS, first_token, np.int32)
+    tokens[1:] = np.arange(1, N_TEXTS) * (n_vocab // N_TEXTS)
+    everyone = np.arange(N_TEXTS)
+    for position in range(N_TOKENS):
+        x = embed(tokens)
+        logits = runner.run(0, 1, [position] * N_TEXTS, x, everyone)[:, :n_vocab]
+        tokens = sample(logits, _freely(position)).tokens
+    peaks = np.abs(slots.data[:, :, :, :, :N_TOKENS]).max(axis=(2, 4)).astype(np.float32)
+    scales: F32 = np.maximum(peaks * np.float32(MARGIN / 127), np.float32(_LEAST))
+    return scales
+
+
+def _freely(position: int) -> SamplingBatch:
+    """Every text is sampled as the model would have it."""
+    return SamplingBatch(
+        params=tuple(SamplingParams(temperature=1.0, seed=seed) for seed in range(N_TEXTS)),
+        positions=np.full(N_TEXTS, position, np.int64),
+        targets=np.full(N_TEXTS, -1, np.int32),
+        history=(None,) * N_TEXTS,
+        n_prompt=(0,) * N_TEXTS,
+        banned=((),) * N_TEXTS,
+    )
+
+
+def scales_path(folder: Path, fingerprint: str) -> Path:
+    """Where the scales of a model and its kind of weights are kept."""
+    name = hashlib.sha256(f"{N_TEXTS} {N_TOKENS} {MARGIN} {fingerprint}".encode()).hexdigest()
+    return folder / f"{name[:32]}.scales"
+
+
+def kept_scales(path: Path, shape: Sequence[int]) -> F32 | None:
+    """Scales that were found before; None where there are none, or none of that shape."""
+    try:
+        scales = np.fromfile(path, np.float32)
+    except FileNotFoundError:
+        return None
+    return scales.reshape(shape) if scales.size == int(np.prod(shape)) else None
+
+
+def keep_scales(path: Path, scales: F32) -> None:
+    """Keep them for the next load; raises OutOfMemory where the disk is full."""
+    with writing(path, scales.nbytes) as file:
+        file.write(np.ascontiguousarray(scales).data)
