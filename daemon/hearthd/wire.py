@@ -158,7 +158,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     embedding_size: int | None = None  # of a vector
     pooling: str | None = None  # of an embedding model
     draft: str | None = None  # the model that guesses for it
-    adapters: list[str] = []  # names of its LoRA adapters
+    adapters: dict[str, str] = {}  # of its LoRA adapters the digests, by name
 
 
 class Ready(Frame, frozen=True):

@@ -84,6 +84,18 @@ def test_what_drafts_is_a_model_or_a_path(tmp_path: Path) -> None:
     }
 
 
+def test_adapters_are_files_with_names(tmp_path: Path) -> None:
+    file = tmp_path / "etc/hearthd.toml"
+    file.parent.mkdir()
+    file.write_text("""[models.m]\nlora = ["x.gguf", { name = "y", path = "~/z.gguf" }]""")
+    lora = load(Flags(config=str(file)), {"HOME": "/h"}, 1000).config.models["m"].lora
+    assert [(adapter.name, adapter.path) for adapter in lora[:1]] == [
+        ("x", f"{tmp_path}/etc/x.gguf")
+    ]
+    assert lora[1].name == "y"
+    assert lora[1].path.startswith("/")
+
+
 def test_a_users_own_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "hearthd/hearthd.toml"
     file.parent.mkdir()

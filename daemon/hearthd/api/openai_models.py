@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -78,6 +79,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     owned_by: Literal["hearth"] = "hearth"
     max_model_len: int | None  # vLLM's name of the context
+    parent: str | None = None  # of a LoRA adapter: the id of the model it belongs to
     hearth: ModelDetails
 
 
@@ -89,10 +91,15 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """Every model that the caller may use, in the order of the configuration."""
+    """Every model that the caller may use, each followed by its adapters, as configured."""
     principal = request.get(PRINCIPAL, LOCAL)
     models = [status for status in request.app[SERVING].models() if principal.may_use(status.name)]
-    return json_response(ModelList([describe(status) for status in models]))
+    listed = [
+        describe(replace(status, adapter=adapter))
+        for status in models
+        for adapter in (None, *status.adapters)
+    ]
+    return json_response(ModelList(listed))
 
 
 async def get_model(request: web.Request) -> web.Response:
@@ -103,15 +110,15 @@ async def get_model(request: web.Request) -> web.Response:
 
 
 def describe(status: ModelStatus) -> Model:
-    """A status as clients see it."""
-    info = status.info
+    """A status as clients see it; of an adapter, where one was asked for."""
+    info, adapter = status.info, status.adapter
     details = ModelDetails(
         state=status.state,
         phase=status.phase,
         progress=status.progress,
         error=status.error,
         error_code=status.error_code,
-        path=status.path,
+        path=status.path if adapter is None else status.adapters[adapter],
         kv_tokens_free=status.kv_tokens_free,
         engine_rss_bytes=status.engine_rss_bytes,
         engine_pid=status.pid,
@@ -122,7 +129,8 @@ def describe(status: ModelStatus) -> Model:
         **_told(info),
     )
     return Model(
-        id=status.name,
+        id=status.name if adapter is None else f"{status.name}:{adapter}",
+        parent=None if adapter is None else status.name,
         created=status.created,
         max_model_len=None if info is None else info.context,
         hearth=details,

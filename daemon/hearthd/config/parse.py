@@ -38,6 +38,8 @@ def parse(values: Layer, defaults: DefaultPaths) -> Config:
             values[key] = _model_path(value)
         elif len(key) == 3 and key[0] == "models" and key[2] == "draft":
             values[key] = _draft(value, {key[1] for key in values if key[0] == "models"})
+        elif len(key) == 3 and key[0] == "models" and key[2] == "lora":
+            values[key] = _adapters(value)
     config: Config = _section(Config, (), values)
     if not config.models:
         config = msgspec.structs.replace(config, models={"canary": ModelConfig()})
@@ -186,6 +188,20 @@ def _draft(value: Value, models: Collection[str]) -> Value:
     return _model_path(value) if is_path else value
 
 
+def _adapters(value: Value) -> Value:
+    """Adapters with absolute paths and with names: a text alone is a path."""
+    if not isinstance(value.value, list | tuple):
+        return value
+    found: list[Any] = []
+    for given in value.value:
+        adapter = {"path": given} if isinstance(given, str) else given
+        if isinstance(adapter, dict) and isinstance(adapter.get("path"), str):
+            path = _model_path(Value(adapter["path"], value.source)).value
+            adapter = {"name": Path(str(path)).stem, **adapter, "path": path}
+        found.append(adapter)
+    return Value(found, value.source)
+
+
 def _check(config: Config, values: Layer) -> None:
     """What the types cannot say; raises ConfigError."""
     listen = values.get(("listen",), Value(config.listen, Source("default", Path())))
@@ -219,6 +235,16 @@ def _check_names(config: Config, values: Layer) -> None:
             if owners.setdefault(alias, model) != model:
                 key = ("models", model, "aliases")
                 raise _wrong(values[key], key, f"{alias!r} stands for {owners[alias]} already")
+    for model, settings in config.models.items():
+        key = ("models", model, "lora")
+        names = [adapter.name for adapter in settings.lora]
+        for name in names:
+            if not re.fullmatch(r"[^\s:]+", name):
+                raise _wrong(values[key], key, f"a name without spaces and colons, not {name!r}")
+            if names.count(name) > 1:
+                raise _wrong(values[key], key, f"two adapters are called {name}")
+            if f"{model}:{name}" in owners:
+                raise _wrong(values[key], key, f"{model}:{name} is a model already")
 
 
 def _check_keys(config: Config, values: Layer) -> None:

@@ -49,6 +49,13 @@ class ModelCacheConfig(Section, frozen=True):
     sampled: bool = False  # also answers at a temperature, without a seed
 
 
+class AdapterConfig(Section, frozen=True):
+    """One of models.NAME.lora: a LoRA adapter, which requests for NAME:name get."""
+
+    path: str
+    name: str = ""  # unset: the file's, without its ending
+
+
 class ModelConfig(Section, frozen=True):
     """[models.NAME]"""
 
@@ -61,6 +68,7 @@ class ModelConfig(Section, frozen=True):
     task: Literal["generate", "embed", "rerank"] | None = None  # unset: what the file was made for
     pooling: Literal["mean", "cls", "last"] | None = None  # of embeddings; unset: as the file says
     draft: str | None = None  # guesses for it: another model's name, a file, or "canary"
+    lora: tuple[AdapterConfig, ...] = ()  # adapters; a file alone stands for one named after it
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
     weights: Literal["file", "fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128"] = (
         "file"  # the kind they are computed with; "file": as stored

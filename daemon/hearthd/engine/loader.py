@@ -264,7 +264,7 @@ def model_info(plan: LoadPlan) -> wire.ModelInfo:
         has_chat_template=spec.chat_template is not None,
         tool_format=tool_format.detect(spec.chat_template),
         draft=plan.draft_name,
-        adapters=list(plan.adapters),
+        adapters={name: adapter.digest for name, adapter in plan.adapters.items()},
         weights_bytes=sum(request.weights_bytes for request in plan.lease_requests()),
         rss_bytes=psutil.Process().memory_info().rss,
     )

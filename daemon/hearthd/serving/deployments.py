@@ -48,6 +48,7 @@ class Revision:
             prefix_disk_bytes=config.prefix_disk,
             prefix_folder=None if prefix_folder is None else str(prefix_folder),
             draft=self.draft,
+            lora=[wire.AdapterConfig(adapter.name, adapter.path) for adapter in config.lora],
             task=config.task,
             pooling=config.pooling,
             options=config.options,
@@ -120,6 +121,7 @@ class Deployment:
             engine_rss_bytes=best.rss_bytes,
             answers=best.state == "ready" and silent[best] is None,
             beat=best.beat,
+            adapters={adapter.name: adapter.path for adapter in self.current.config.lora},
         )
 
 
@@ -133,19 +135,27 @@ class Deployments:
         """Each with its aliases; raises ValueError for a name that stands for two."""
         self._deployments: dict[str, Deployment] = {}
         self._by_name: dict[str, Deployment] = {}
+        self._adapters: dict[str, tuple[Deployment, str]] = {}  # by NAME:adapter
         for deployment, aliases in deployments:
             self._deployments[deployment.name] = deployment
             for name in (deployment.name, *aliases):
                 other = self._by_name.setdefault(name, deployment)
                 if other is not deployment:
                     raise ValueError(f"{name!r} is both {other.name} and {deployment.name}")
+                for adapter in deployment.current.config.lora:
+                    self._adapters[f"{name}:{adapter.name}"] = (deployment, adapter.name)
 
     def __iter__(self) -> Iterator[Deployment]:
         return iter(self._deployments.values())
 
     def resolve(self, name: str) -> Deployment:
-        """The deployment a client means; raises ModelNotFound."""
-        try:
+        """The deployment a client means, with an adapter or without; raises ModelNotFound."""
+        if name in self._by_name:
             return self._by_name[name]
-        except KeyError:
-            raise ModelNotFound(name, self._by_name) from None
+        if name in self._adapters:
+            return self._adapters[name][0]
+        raise ModelNotFound(name, [*self._by_name, *self._adapters])
+
+    def adapter(self, name: str) -> str | None:
+        """The adapter that a client means by such a name; None: none."""
+        return None if name in self._by_name else self._adapters[name][1]

@@ -24,8 +24,10 @@ class ModelIdentity:
         return self.info.digest
 
 
-def identity_of(name: str, info: wire.ModelInfo, config: ModelConfig) -> ModelIdentity:
-    """The identity of a loaded model. Pure."""
+def identity_of(
+    name: str, info: wire.ModelInfo, config: ModelConfig, adapter: str | None = None
+) -> ModelIdentity:
+    """The identity of a loaded model, with one of its adapters or without. Pure."""
     numerics = (
         info.backend,
         info.stages,
@@ -33,5 +35,6 @@ def identity_of(name: str, info: wire.ModelInfo, config: ModelConfig) -> ModelId
         config.kv_dtype,
         config.options,
         info.tool_format,
+        None if adapter is None else info.adapters[adapter],
     )
     return ModelIdentity(name, info, msgspec.msgpack.encode(numerics))

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -80,8 +80,12 @@ class Serving:
         DeadlineExceeded, ShuttingDown.
         """
         deployment, replica = self._route(request.model, request.principal)
-        salted = msgspec.structs.replace(request.submit, salt=request.principal.salt)
-        submit = self._stamped(salted, request.principal, request.klass)
+        submit = msgspec.structs.replace(
+            request.submit,
+            salt=request.principal.salt,
+            adapter=self._deployments.adapter(request.model),
+        )
+        submit = self._stamped(submit, request.principal, request.klass)
         timeline = self._admitted(deployment, request, submit)
         generation = Generation(submit, timeline, replica.leave, request.request_id)
         replica.submit(generation)
@@ -218,8 +222,9 @@ class Serving:
         return [deployment.status() for deployment in self._deployments]
 
     def model(self, name: str) -> ModelStatus:
-        """One model, by name or alias; raises ModelNotFound."""
-        return self._deployments.resolve(name).status()
+        """One model, by name or alias, or with one of its adapters; raises ModelNotFound."""
+        status = self._deployments.resolve(name).status()
+        return replace(status, adapter=self._deployments.adapter(name))
 
     def identity(self, name: str, principal: Principal = LOCAL) -> ModelIdentity | None:
         """What would answer under a name, if that is loaded or has been; None where it is not known yet.
@@ -229,7 +234,8 @@ class Serving:
         deployment, replica = self._route(name, principal)
         if replica.info is None:
             return None
-        return identity_of(deployment.name, replica.info, deployment.current.config)
+        adapter = self._deployments.adapter(name)
+        return identity_of(deployment.name, replica.info, deployment.current.config, adapter)
 
     def readiness(self) -> Readiness:
         """Ready: at least one model answers, and none that has not failed does not."""

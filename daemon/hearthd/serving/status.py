@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from hearthd import wire
@@ -31,6 +32,8 @@ class ModelStatus:
     engine_rss_bytes: int | None
     answers: bool = False  # ready, and lately shown to be by a token or other work
     beat: wire.Beat | None = None  # the latest
+    adapters: Mapping[str, str] = field(default_factory=dict)  # names to paths
+    adapter: str | None = None  # the one of them that was asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class EncoderPlan:
 def plan_encoder(load: wire.Load, model: LoadedModel, encoding: Encoding) -> EncoderPlan:
     """Decide the sizes; allocates nothing large. Raises Unsupported."""
     backend, device = _place(load, model)
+    if load.lora:
+        raise Unsupported(f"{model.spec.name}: LoRA adapters are for models that generate")
     if encoding.task == "rerank" and join_pairs(model) is None:
         raise Unsupported(
             f"the file of {model.spec.name} says neither how a query and a document are put together "
