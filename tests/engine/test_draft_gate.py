@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from engine_rig import Rig
 from hypothesis import given
@@ -90,7 +92,12 @@ def test_a_good_model_makes_answers_come_faster() -> None:
 def test_a_useless_model_costs_next_to_nothing(
     share: float, n_prompt: int, n_requests: int
 ) -> None:
-    given = {"n_requests": n_requests, "n_prompt": n_prompt, "n_tokens": 500, "rounds": 2}
+    given: dict[str, Any] = {
+        "n_requests": n_requests,
+        "n_prompt": n_prompt,
+        "n_tokens": 500,
+        "rounds": 2,
+    }
     plain, _ = seconds(None, 0, **given)
     drafted, gate = seconds("sim:layers=2,seed=9,context=4096", share, **given)
     assert gate is not None
@@ -100,7 +107,7 @@ def test_a_useless_model_costs_next_to_nothing(
 @pytest.mark.parametrize("n_requests", [4, 16])
 def test_where_rows_cost_as_much_as_steps_the_gate_stays_closed(n_requests: int) -> None:
     linear = StepCost(fixed_seconds=1e-4, row_seconds=10e-3)
-    given = {"n_requests": n_requests, "large": linear}
+    given: dict[str, Any] = {"n_requests": n_requests, "large": linear}
     plain, _ = seconds(None, 0, **given)
     drafted, _ = seconds("sim:layers=2,context=4096", 0.2, **given)
     assert plain / drafted > 0.97

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -264,7 +265,7 @@ def test_the_canary_guesses_for_itself(n_stages: int, temperature: float) -> Non
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     prompt = tokens.prompt([tasks.user("Sing!")])
     sampling = wire.Sampling(temperature=temperature, seed=4)
-    sizes = {"context": 512, "threads": 1, "kv_dtype": "f32", "n_stages": n_stages}
+    sizes: dict[str, Any] = {"context": 512, "threads": 1, "kv_dtype": "f32", "n_stages": n_stages}
     with Rig(CANARY, **sizes) as rig:
         alone = rig.answer(prompt, sampling, max_tokens=200)
     with Rig(CANARY, draft=CANARY, **sizes) as rig:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from hearth_backends.base import Tokenizer
+from typing import Protocol
 
 
-def difference(ours: Tokenizer, theirs: Tokenizer) -> str | None:
+class Pieces(Protocol):
+    """What is compared of a tokenizer."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    def piece(self, token: int, *, special: bool = False) -> bytes: ...
+
+
+def difference(ours: Pieces, theirs: Pieces) -> str | None:
     """What differs first, in words; None where every token that both have is the same.
 
     One may have more tokens than the other, as models padded to round numbers do, while they are no text.
