@@ -125,3 +125,15 @@ def test_something_else_answers(box: FakeBox, capsys: pytest.CaptureFixture[str]
     assert (
         line == f"hearth: {box.url}/elsewhere/readyz does not answer like a Hearth box (HTTP 404)\n"
     )
+
+
+def test_adapters_are_listed_but_their_model_does_the_work(
+    box: FakeBox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.models = [MODEL, {**MODEL, "id": "canary:x", "parent": "canary"}]
+    assert main(["models"]) == 0
+    assert {"canary", "canary:x"} <= set(rows(capsys.readouterr().out))
+    assert main(["status"]) == 0
+    table = rows(capsys.readouterr().out)
+    assert "canary" in table
+    assert "canary:x" not in table

@@ -40,6 +40,7 @@ class Model(msgspec.Struct, frozen=True):
     object: str = "model"
     created: int | None = None
     owned_by: str | None = None
+    parent: str | None = None  # of a LoRA adapter: the model it belongs to
     hearth: ModelDetails = ModelDetails()
 
 

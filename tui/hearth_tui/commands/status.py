@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the status and return the exit status: 0 for a box that answers, ready or not."""
     with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
         readiness = box.readiness()
-        status = Status(str(box.address), box.version(), readiness.ready, box.models())
+        models = [model for model in box.models() if model.parent is None]
+        status = Status(str(box.address), box.version(), readiness.ready, models)
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status)).decode())
     else:
