@@ -94,6 +94,7 @@ class Load(Frame, frozen=True):
     prefix_ram_bytes: int | None = None  # of host memory for idle prefixes; None: decided
     prefix_disk_bytes: int = 0  # of files for prefixes that outlive the engine
     prefix_folder: str | None = None  # where those are; None: nowhere
+    lookup: bool = True  # whether a request's own text guesses for it
     draft: DraftConfig | None = None  # what guesses for it, besides its own text
     lora: list[AdapterConfig] = []
     task: Task | None = None  # None: what the file was made for

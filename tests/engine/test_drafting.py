@@ -137,6 +137,11 @@ def test_a_repeating_text_gains() -> None:
     assert plain / spent > 2
 
 
+def test_nothing_is_guessed_where_lookup_is_off() -> None:
+    spent, plain = run(DraftGate(lookup=False), 400, lambda n: 0.01 + 0.002 * n, lambda i: i % 20)
+    assert spent == plain
+
+
 @pytest.mark.parametrize("slope", [0.0005, 0.002, 0.01])
 def test_a_text_that_only_seems_to_repeat_loses_next_to_nothing(slope: float) -> None:
     def text(i: int) -> int:

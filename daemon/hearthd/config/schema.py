@@ -67,6 +67,7 @@ class ModelConfig(Section, frozen=True):
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
     task: Literal["generate", "embed", "rerank"] | None = None  # unset: what the file was made for
     pooling: Literal["mean", "cls", "last"] | None = None  # of embeddings; unset: as the file says
+    lookup: bool = True  # what a text holds already guesses how it goes on, where that pays
     draft: str | None = None  # guesses for it: another model's name, a file, or "canary"
     lora: tuple[AdapterConfig, ...] = ()  # adapters; a file alone stands for one named after it
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"

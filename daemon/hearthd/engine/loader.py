@@ -214,7 +214,7 @@ def assemble(
             n_rows=plan.draft.stages[0].spec.n_rows,
             models=(plan.model, plan.draft.model),
         )
-    gate = open_gate(pipeline.caps, draft, plan.draft_name)
+    gate = open_gate(pipeline.caps, draft, plan.draft_name, lookup=load.lookup)
     scheduler = Scheduler(
         store,
         pipeline.caps,

@@ -47,6 +47,7 @@ class Revision:
             prefix_ram_bytes=config.prefix_ram,
             prefix_disk_bytes=config.prefix_disk,
             prefix_folder=None if prefix_folder is None else str(prefix_folder),
+            lookup=config.lookup,
             draft=self.draft,
             lora=[wire.AdapterConfig(adapter.name, adapter.path) for adapter in config.lora],
             task=config.task,

@@ -56,11 +56,12 @@ class _Memory:
 class DraftGate:
     """Proposes drafts for the decoding requests of a step, and learns from what became of them."""
 
-    def __init__(self, offer: ModelOffer | None = None) -> None:
-        """`offer`: what a draft model has to say."""
+    def __init__(self, offer: ModelOffer | None = None, *, lookup: bool = True) -> None:
+        """`offer`: what a draft model has to say. `lookup`: whether a request's own text is asked."""
         self.costs = StepCosts()
         self.counters = DraftCounters()
         self.offer = offer
+        self._lookup = lookup
         self._everybody = Acceptance(len(LOOKUP_LENGTHS), priors=LOOKUP_PRIORS)
         self._memories: dict[int, _Memory] = {}
         self._n_steps = 0
@@ -96,6 +97,8 @@ class DraftGate:
             forced = request.grammar.forced()[:limit]
             if forced:
                 return Guess(forced, "grammar", ())
+        if not self._lookup:
+            return _NO_GUESS
         match = self._memory(request).lookup.guess(request.tokens, limit)
         if not match.tokens:
             return _NO_GUESS

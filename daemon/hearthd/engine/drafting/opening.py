@@ -51,7 +51,11 @@ def check_vocabularies(model: LoadedModel, draft: LoadedModel, name: str) -> Non
 
 
 def open_gate(
-    caps: Capabilities, draft: DraftModel | None = None, name: str | None = None
+    caps: Capabilities,
+    draft: DraftModel | None = None,
+    name: str | None = None,
+    *,
+    lookup: bool = True,
 ) -> DraftGate | None:
     """What guesses for stages; None where they take no guesses, or go on without knowing their tokens.
 
@@ -61,12 +65,12 @@ def open_gate(
     if refusal is None and caps.async_depth:
         refusal = "the steps of these stages run ahead of their tokens; guesses would hold them up"
     if draft is None:
-        return DraftGate() if refusal is None else None
+        return DraftGate(lookup=lookup) if refusal is None else None
     if refusal is None and draft.pipeline.caps.rollback != "any":
         refusal = "the draft model's own memory cannot step back by a token"
     if refusal is not None:
         raise Unsupported(f"draft = {name!r}: {refusal}")
-    return DraftGate(ModelOffer(draft))
+    return DraftGate(ModelOffer(draft), lookup=lookup)
 
 
 def open_model(
