@@ -27,7 +27,7 @@ NAMES = set(re.findall(r"`\"?([A-Za-z_/.{}0-9]+)\"?", PAGE))
 
 
 def test_every_route_is_documented() -> None:
-    documented = set(re.findall(r"^\| `(GET|POST) ([^`]+)` \|", PAGE, re.MULTILINE))
+    documented = set(re.findall(r"^\| `(GET|POST|DELETE) ([^`]+)` \|", PAGE, re.MULTILINE))
     served = {(route.method, route.path.replace(":.+", "")) for route in ROUTES}
     assert documented == served
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -14,24 +13,15 @@ import msgspec
 import pytest
 from api_server import ApiServer
 from cached import Cached
+from cached_http import CHAT, key, post
 from fake_serving import FakeServing, spell
 
 from hearthd.cache.counts import CacheCollector
-from hearthd.config.schema import KeyConfig
 from hearthd.serving.principal import Keyring
 from hearthd.telemetry.metrics import Metrics
 
-CHAT: dict[str, Any] = {
-    "model": "canary",
-    "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}],
-    "temperature": 0,
-}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
-
-
-def key(name: str) -> KeyConfig:
-    return KeyConfig(hash=hashlib.sha256(name.encode()).hexdigest())
 
 
 @pytest.fixture
@@ -45,18 +35,6 @@ async def http(cached: Cached, serving: FakeServing) -> AsyncIterator[aiohttp.Cl
         server.http() as session,
     ):
         yield session
-
-
-async def post(
-    http: aiohttp.ClientSession,
-    body: dict[str, Any],
-    path: str = "/v1/chat/completions",
-    **headers: str,
-) -> tuple[str, bytes, Any]:
-    """X-Cache, the body, and all headers."""
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with http.post(path, json=body, headers=sent) as response:
-        return response.headers.get("X-Cache", ""), await response.read(), response.headers
 
 
 async def twice(

@@ -19,6 +19,7 @@ from hearth_tui.errors import (
 
 COMMANDS = {
     "ask": "ask a model one question",
+    "cache": "look after the cache of answers",
     "chat": "talk with a model",
     "devices": "list what the box can run models on",
     "models": "list the models of the box",

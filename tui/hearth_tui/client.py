@@ -126,6 +126,38 @@ class Client:
             with self._reaching():
                 response.close()
 
+    def call(
+        self, method: str, path: str, *, patience_seconds: float | None = ANSWER_SECONDS, **details: Any
+    ) -> httpx.Response:
+        """The answer to any question; `details` are httpx's."""
+        timeout = httpx.Timeout(patience_seconds, connect=CONNECT_SECONDS)
+        response = self._ask(self._request(method, path, timeout=timeout, **details))
+        _raise_for_status(response)
+        return response
+
+    @contextmanager
+    def pieces(self, path: str, **details: Any) -> Iterator[Iterator[bytes]]:
+        """A large answer as it comes."""
+        response = self._ask(self._request("GET", path, **details), stream=True)
+        try:
+            if response.is_error:
+                with self._reaching():
+                    response.read()
+            _raise_for_status(response)
+            yield self._pieces(response)
+        finally:
+            with self._reaching():
+                response.close()
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        pieces = response.iter_bytes()
+        while True:
+            with self._reaching():
+                received = next(pieces, None)
+            if received is None:
+                return
+            yield received
+
     def _chunks(self, response: httpx.Response) -> Iterator[Chunk]:
         buffer = EventBuffer()
         pieces = response.iter_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from hearthd.api import (
+    cached_answers,
     devices,
     middleware,
     openai_chat,
@@ -28,6 +29,11 @@ ROUTES = (
     web.post("/tokenize", tokenize.tokenize),
     web.post("/detokenize", tokenize.detokenize),
     web.get("/api/v1/devices", devices.list_devices),
+    web.get("/api/v1/cache", cached_answers.summary),
+    web.get("/api/v1/cache/answers", cached_answers.list_answers),
+    web.delete("/api/v1/cache/answers", cached_answers.drop_answers),
+    web.get("/api/v1/cache/export", cached_answers.export_answers),
+    web.post("/api/v1/cache/import", cached_answers.import_answers),
     web.get("/livez", system.livez),
     web.get("/readyz", system.readyz),
     web.get("/health", system.readyz),  # what other servers call it

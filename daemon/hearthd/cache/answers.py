@@ -39,6 +39,15 @@ class Selection:
     key: str | None = None  # hexadecimal: the first bytes of it
     not_digest: str | None = None
 
+    def selects(self, key: bytes, scope: Scope) -> bool:
+        """Whether an answer is one of them."""
+        return (
+            self.partition in (None, scope.partition)
+            and self.model in (None, scope.model)
+            and self.not_digest != scope.digest
+            and key.hex().startswith((self.key or "").lower())
+        )
+
     def values(self, **more: object) -> dict[str, object]:
         """For a statement that has `_SELECTED`; raises ValueError for a key that is not hexadecimal."""
         first = bytes.fromhex((self.key or "")[: len(self.key or "") // 2 * 2])

@@ -123,6 +123,11 @@ class ResponseCache:
         if self.exact is not None:
             await self.exact.open()
 
+    async def drop(self, which: Selection) -> int:
+        """Delete answers, from the disk and from memory; how many there were on disk."""
+        self._renderings.drop_scopes(which.selects)
+        return 0 if self.exact is None else await self.exact.drop(which)
+
     async def settled(self) -> None:
         """Wait until what has been answered is kept."""
         while self._tasks:
@@ -175,16 +180,12 @@ class ResponseCache:
         identity = self._serving.identity(asked.model, asked.principal)
         if identity is not None and self._digests.get(identity.name) != identity.digest:
             self._digests[identity.name] = identity.digest
-            self._renderings.drop_scopes(
-                lambda _, scope: scope.model == identity.name and scope.digest != identity.digest
-            )
-            if self.exact is not None:
-                gone = Selection(model=identity.name, not_digest=identity.digest)
-                self._spawn(self._forget(self.exact, gone))
+            gone = Selection(model=identity.name, not_digest=identity.digest)
+            self._spawn(self._forget(gone))
         return identity
 
-    async def _forget(self, exact: ExactCache, which: Selection) -> None:
-        await exact.drop(which)
+    async def _forget(self, which: Selection) -> None:
+        await self.drop(which)
 
     def _why_not(self, asked: Asked, identity: ModelIdentity | None) -> str | None:
         """Why the cache has no part in a request; None where it has."""

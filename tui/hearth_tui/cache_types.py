@@ -1,0 +1,64 @@
+"""What a box says of its cache of answers; None is what it did not say."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """The answers of one model to those who share them."""
+
+    partition: str
+    model: str
+    digest: str
+    n_answers: int
+    n_bytes: int
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """GET /api/v1/cache"""
+
+    enabled: bool
+    budget_bytes: int | None = None
+    scopes: list[Scope] = []
+    results: dict[str, dict[str, int]] = {}
+    saved_seconds: dict[str, float] = {}
+    saved_tokens: dict[str, int] = {}
+    faults: dict[str, int] = {}
+
+
+class CachedAnswer(msgspec.Struct, frozen=True):
+    """One answer, without its text."""
+
+    key: str
+    partition: str
+    model: str
+    digest: str
+    question: str
+    created: float  # unix seconds
+    used: float
+    hits: int
+    saved_seconds: float
+    cost_seconds: float
+    n_prompt: int
+    n_output: int
+    n_bytes: int
+
+
+class AnswerList(msgspec.Struct, frozen=True):
+    """GET /api/v1/cache/answers"""
+
+    answers: list[CachedAnswer]
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """DELETE /api/v1/cache/answers"""
+
+    dropped: int
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """POST /api/v1/cache/import"""
+
+    read: int
+    kept: int
