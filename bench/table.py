@@ -26,7 +26,9 @@ from hearth_bench.rows import ROWS, judge
 def main(argv: list[str] | None = None) -> int:
     """Run a row and judge it; 1 when a request failed or --check and a goal is missed, 2 without servers."""
     given = _parser().parse_args(argv)
-    row = replace(ROWS[given.row], n_rounds=given.rounds or ROWS[given.row].n_rounds)
+    row = ROWS[given.row]
+    work = replace(row.work, temperature=given.temperature)
+    row = replace(row, work=work, n_rounds=given.rounds or row.n_rounds)
     files = {"random": given.model, "canary": given.canary}
     models = {kind: path for kind, path in files.items() if path is not None}
     if row.model not in models:
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hearthd", help="how to start hearthd (default: this Python)")
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -12,7 +12,14 @@ from typing import Any
 
 from hearth_bench.client import Client, Record
 from hearth_bench.endpoint import Endpoint
-from hearth_bench.prompts import Prompt, ServerTokenizer, random_ids, text_of_length
+from hearth_bench.prompts import (
+    Prompt,
+    ServerTokenizer,
+    invented_words,
+    random_ids,
+    random_words,
+    text_of_length,
+)
 from hearth_bench.quiet import quiet_collector
 from hearth_bench.work import Work
 
@@ -76,7 +83,8 @@ class PromptSource:
             return head + random_ids(self._rng, work.prompt_tokens - len(head), work.id_range)
         assert isinstance(self._head, str)
         head_text = " ".join(filter(None, (work.order, self._head if first else "")))
-        return await text_of_length(self._rng, work.prompt_tokens, self._count, head_text)
+        words = invented_words if work.order else random_words
+        return await text_of_length(self._rng, work.prompt_tokens, self._count, head_text, words)
 
     async def _shared(self) -> Prompt:
         work = self._work

@@ -13,11 +13,15 @@ from hearth_bench.endpoint import Endpoint, EndpointError
 Count = Callable[[str], Awaitable[int]]
 """Tokens of a text."""
 
+Words = Callable[[Random, int], str]
+"""So many words of a text."""
+
 Prompt = str | list[int]
 
 _TEXT = """the ember in a stove keeps its heat when ash lies over it and slow air comes from below
 so that morning finds the iron warm while wind turns snow against every window of our house"""
 _WORDS = _TEXT.split()
+_VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnprstvwxz"
 _TAILS = (" a", "a", ".", " the", "e", "!", " I")
 _ATTEMPTS = 64
 
@@ -35,14 +39,27 @@ def random_words(rng: Random, n_words: int) -> str:
     )
 
 
-async def text_of_length(rng: Random, n_tokens: int, count: Count, head: str = "") -> str:
-    """`head` and random words after it, `n_tokens` in all; raises EndpointError where that fails.
+def invented_words(rng: Random, n_words: int) -> str:
+    """Words that nobody has said before, so that few come twice: what to repeat is told by one or two."""
+    return " ".join(
+        "".join(
+            rng.choice(_VOWELS if (i + first) % 2 else _CONSONANTS)
+            for i in range(rng.randint(3, 7))
+        )
+        for first in (rng.randrange(2) for _ in range(n_words))
+    )
+
+
+async def text_of_length(
+    rng: Random, n_tokens: int, count: Count, head: str = "", make: Words = random_words
+) -> str:
+    """`head` and words of `make` after it, `n_tokens` in all; raises EndpointError where that fails.
 
     Bisects over the number of words, then tries short tails: most vocabularies have one that adds
     exactly one token, and where it does not, the words before it are drawn again.
     """
     for _ in range(_ATTEMPTS):
-        words = random_words(rng, n_tokens).split()
+        words = make(rng, n_tokens).split()
         text = await _longest(head, words, n_tokens, count)
         stuck = False
         while (n := await count(text)) < n_tokens and not stuck:
