@@ -29,8 +29,10 @@ WORLDS: list[tuple[str, dict[str, Any]]] = [
     (f"{SIM},variant=slots", {"kv_tokens": 768}),
     (f"{SIM},variant=cells,fail_every=97", {"kv_tokens": 400, "n_stages": 2}),
     (f"{SIM},variant=cells,starve_every=53", {"kv_tokens": 400, "drafter": DraftGate}),
+    (f"{SIM},variant=cells,starve_every=61", {"kv_tokens": 400, "draft": f"{SIM},fail_every=29"}),
     (f"{SIM},variant=states", {"kv_tokens": 768}),
     (CANARY, {**LARGER, "kv_tokens": 512, "drafter": DraftGate}),
+    (CANARY, {**LARGER, "kv_tokens": 512, "draft": CANARY}),
     (CANARY, {**LARGER, "kv_tokens": 768, "n_stages": 2, "kv_dtype": "f32"}),
 ]
 CONTEXT = 256
@@ -143,7 +145,7 @@ class Engine:
         """The engine ends."""
         if self._rig.core.prefixes is not None:
             self._rig.core.prefixes.close()
-        self._rig.core.pipeline.close()
+        self._rig.core.close()
 
 
 @pytest.fixture
