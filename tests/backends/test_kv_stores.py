@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kv_driver import ACTIONS, Driver, run
-from kv_memory import BlockMemory, RowMemory, SlotMemory, StateMemory
+from kv_memory import BlockMemory, HybridMemory, RowMemory, SlotMemory, StateMemory
 
 from hearth_backends.kv.blocks import PagedStore
 from hearth_backends.kv.cells import CellStore
@@ -52,6 +52,16 @@ def states() -> Driver:
     )
 
 
+def hybrid_states() -> Driver:
+    return Driver(
+        StateStore(4, N_CTX, 6, n_tokens=170, n_state_tokens=140),
+        [HybridMemory(170, 140)],
+        n_ctx=N_CTX,
+        capacity=170,
+        exact=False,
+    )
+
+
 def cells_and_slots() -> Driver:
     return Driver(
         JointStore([CellStore(5, 150, N_CTX), SlotStore(3, N_CTX)]),
@@ -89,6 +99,7 @@ KINDS = [
     slots,
     blocks,
     states,
+    hybrid_states,
     cells_and_slots,
     blocks_and_cells,
     states_and_cells,

@@ -123,3 +123,18 @@ class StateMemory:
 
     def check_room(self) -> None:
         pass
+
+
+class HybridMemory(StateMemory):
+    """States that hold keys and values too: rows have room for so many tokens, and copies for so many."""
+
+    def __init__(self, n_tokens: int, n_copied: int) -> None:
+        super().__init__()
+        self._n_tokens = n_tokens
+        self._n_copied = n_copied
+
+    def check_room(self) -> None:
+        assert sum(map(len, self.rows.values())) <= self._n_tokens, "more tokens than there is room"
+        assert sum(map(len, self.saved.values())) <= self._n_copied, (
+            "more copies than there is room"
+        )
