@@ -433,6 +433,10 @@ class Backend(ABC):
     def devices(self) -> list[DeviceInfo]:
         """The devices this backend can use here."""
 
+    def version(self) -> str:
+        """Of what it computes with: with another one, a device is tested and measured anew."""
+        return ""
+
     @abstractmethod
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Yes, or no with the reason in words."""

@@ -18,6 +18,7 @@ from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.service import Policy, ResponseCache
 from hearthd.config.schema import Config
+from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.host import threads_for
 from hearthd.hardware.memory import HostMemory, memory_of, model_budget_bytes
 from hearthd.hardware.monitor import DeviceMonitor, MonitorOptions
@@ -65,10 +66,11 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     """The web application with all its parts; starts nothing. Needs a running loop."""
     metrics = Metrics()
     devices = hardware.devices
+    checkup = Checkup(devices, Path(config.state))
     ledger = _ledger(config, hardware)
     serving = Serving(
         config.models,
-        Supervisor(ledger, _supervisor_options(config, devices)),
+        Supervisor(ledger, _supervisor_options(config, devices, checkup)),
         metrics,
         queue_limit=config.limits.queue_requests,
         call_seconds=config.limits.call_seconds,
@@ -80,6 +82,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     app[keys.SERVING] = serving
     app[keys.METRICS] = metrics
     app[keys.DEVICES] = devices
+    app[keys.CHECKUP] = checkup
     app[keys.CACHE] = _cache(config, serving, metrics)
     app[keys.KEYRING] = Keyring(config.keys)
     app[keys.OPTIONS] = keys.ApiOptions(
@@ -87,6 +90,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     )
     routes.setup(app)
     app.cleanup_ctx.append(_watching(config, devices))
+    app.cleanup_ctx.append(_checking(config))
     app.cleanup_ctx.append(_engines(config))
     app.cleanup_ctx.append(_answers)
     return app
@@ -140,7 +144,9 @@ def _ledger(config: Config, hardware: Hardware) -> Ledger:
     return ledger
 
 
-def _supervisor_options(config: Config, devices: DeviceMonitor) -> SupervisorOptions:
+def _supervisor_options(
+    config: Config, devices: DeviceMonitor, checkup: Checkup
+) -> SupervisorOptions:
     engine = config.engine
     return SupervisorOptions(
         patience=Patience(
@@ -154,6 +160,34 @@ def _supervisor_options(config: Config, devices: DeviceMonitor) -> SupervisorOpt
         log_level=config.log.level,
         prefix_folders=_prefix_folders(config),
         threads=lambda name: threads_for(devices.inventory.present, name),
+        quarantined=checkup.quarantined,
+    )
+
+
+def _checking(config: Config) -> Callable[[web.Application], AsyncIterator[None]]:
+    """What is in quarantine is known before engines start; devices are tested when nobody works."""
+
+    async def checking(app: web.Application) -> AsyncIterator[None]:
+        checkup, serving = app[keys.CHECKUP], app[keys.SERVING]
+        await checkup.open()
+        tasks = []
+        if config.hardware.checkup:
+            work = checkup.keep_going(lambda: _is_idle(serving))
+            tasks.append(asyncio.create_task(work, name="checkup of devices"))
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await checkup.close()
+
+    return checking
+
+
+def _is_idle(serving: Serving) -> bool:
+    """Whether no request is under way and no model loads."""
+    return all(
+        model.state in ("ready", "failed") and not model.n_running and not model.n_waiting
+        for model in serving.models()
     )
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hearthd import __version__, log
 from hearthd.config import Config, Flags, Loaded, explain, load
 from hearthd.errors import ConfigError, HearthError
+
+if TYPE_CHECKING:
+    from hearthd.hardware.checks import PairReport
+    from hearthd.selftest import Word
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -21,6 +27,8 @@ words:
   (none)           run the daemon
   config explain   print each value of the configuration and where it came from
   config check     say whether the configuration can be used
+  selftest         test each device with each backend, the daemon up or down; exit status 1: one failed
+  calibrate        the same, and measure those that passed
   version          print the version
 
 Without a model in the configuration or on the command line, the built-in "canary" is served.
@@ -37,10 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ("version",):
         sys.stdout.write(f"hearthd {__version__}\n")
         return 0
-    if words not in _ACTIONS:
+    actions = dict(_ACTIONS)
+    for word in _CHECKS:
+        actions[word,] = functools.partial(_check_up, word, arguments.json)
+    if words not in actions:
         parser.error(f"unknown word {' '.join(words)!r} (see hearthd --help)")
     try:
-        return _ACTIONS[words](load(_flags(arguments), os.environ, os.getuid()))
+        return actions[words](load(_flags(arguments), os.environ, os.getuid()))
     except ConfigError as error:
         sys.stderr.write(f"hearthd: {error.message}\n")
         return EXIT_CONFIG
@@ -68,6 +79,23 @@ def _run(loaded: Loaded) -> int:
     return 0
 
 
+def _check_up(word: Word, as_json: bool, loaded: Loaded) -> int:
+    from hearthd import selftest
+    from hearthd.app import discover
+
+    log.set_up("error", "text")
+    config = loaded.config
+    hear: Callable[[PairReport], None] = (lambda _report: None) if as_json else selftest.write_text
+    report = asyncio.run(selftest.check_up(config, discover(config).devices, word, hear))
+    if as_json:
+        selftest.write_json(report)
+    for problem in report.problems:
+        sys.stderr.write(f"hearthd: {problem}\n")
+    if not report.reports:
+        sys.stderr.write("hearthd: no backend can use a device here\n")
+    return 0 if report.passed else EXIT_FAILED
+
+
 def _explain(loaded: Loaded) -> int:
     rows = explain(loaded)
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
@@ -85,6 +113,7 @@ def _names(config: Config) -> str:
     return ", ".join(config.models)
 
 
+_CHECKS: tuple[Word, ...] = ("selftest", "calibrate")
 _ACTIONS: dict[tuple[str, ...], Callable[[Loaded], int]] = {
     (): _run,
     ("config", "explain"): _explain,
@@ -111,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:4327; port 0: any")
     parser.add_argument("--socket", metavar="PATH", help="the Unix socket with the same API")
     parser.add_argument("--state", metavar="DIR", help="where the daemon keeps what it knows")
+    parser.add_argument("--json", action="store_true", help="of selftest and calibrate: print JSON")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
         help="any key of the configuration, e.g. models.qwen.context=8192; may be repeated",

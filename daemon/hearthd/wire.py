@@ -100,6 +100,7 @@ class Load(Frame, frozen=True):
     task: Task | None = None  # None: what the file was made for
     pooling: VectorPooling | None = None  # None: as the file says
     options: dict[str, Any] = {}  # of the backend
+    quarantined: dict[str, str] = {}  # "BACKEND DEVICE" on which nothing is put, to the reason
 
 
 class LeaseRequest(Frame, frozen=True):

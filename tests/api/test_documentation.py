@@ -18,6 +18,7 @@ from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
 from hearthd.api.rerank import RerankRequest
 from hearthd.api.routes import ROUTES
 from hearthd.cache.counts import CacheCollector, Counts
+from hearthd.hardware.checks import Calibration, Check, PairReport
 from hearthd.hardware.device import CpuFacts, Device, GpuFacts, PciLink, Reading
 from hearthd.telemetry.metrics import Metrics
 
@@ -43,6 +44,9 @@ def test_every_route_is_documented() -> None:
         RerankRequest,
         ModelDetails,
         DeviceList,
+        PairReport,
+        Check,
+        Calibration,
         Device,
         CpuFacts,
         GpuFacts,

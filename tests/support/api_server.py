@@ -13,8 +13,9 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from hearthd.api import routes
-from hearthd.api.keys import CACHE, DEVICES, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
+from hearthd.api.keys import CACHE, CHECKUP, DEVICES, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
 from hearthd.cache.service import ResponseCache
+from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
@@ -47,6 +48,7 @@ class ApiServer:
         self._app[OPTIONS] = self._options
         if devices is not None:
             self._app[DEVICES] = devices
+            self._app[CHECKUP] = Checkup(devices, Path("/nowhere"))
             self.metrics.watch_devices(lambda: devices.inventory.devices)
         routes.setup(self._app)
         self._stack = AsyncExitStack()

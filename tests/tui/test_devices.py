@@ -32,6 +32,16 @@ def _here(box: FakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
         "devices": [CPU, CARD],
         "problems": ["nvml: no"],
         "absent_backends": {"cuda": "not installed"},
+        "checks": [
+            {"device": "cpu:0", "backend": "gguf", "outcome": "passed", "checks": []},
+            {
+                "device": "cpu:0",
+                "backend": "onnx",
+                "outcome": "failed",
+                "reason": "r",
+                "remedy": "m",
+            },
+        ],
     }
 
 
@@ -43,6 +53,7 @@ def test_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         "Some CPU, 8 cores, 6 of them fast, quota 3.5, avx2",
         "cuda:0 silent - 24 GiB 61°C 123/450 W - Card [31m, 8.9, nvidia 550",
         "cuda:0: its driver hangs",
+        "cpu:0 with onnx: in quarantine: r; m",
         "nvml: no",
         "no backend cuda: not installed",
     ]

@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "talk with a model",
     "devices": "list what the box can run models on",
     "models": "list the models of the box",
+    "selftest": "test the devices of this machine",
     "status": "say how the box is doing",
 }
 """Each is a module of `hearth_tui.commands`, imported only when it is asked for."""

@@ -95,12 +95,23 @@ class Device(msgspec.Struct, frozen=True):
     reading: Reading = Reading()
 
 
+class PairReport(msgspec.Struct, frozen=True):
+    """What was found out of a device with a backend."""
+
+    device: str
+    backend: str
+    outcome: str | None = None  # "passed" | "failed" | "unsupported" | "untested"
+    reason: str | None = None
+    remedy: str | None = None
+
+
 class DeviceList(msgspec.Struct, frozen=True):
     """GET /api/v1/devices."""
 
     devices: list[Device]
     problems: list[str] = []
     absent_backends: dict[str, str] = {}
+    checks: list[PairReport] = []
 
 
 class ModelReadiness(msgspec.Struct, frozen=True):

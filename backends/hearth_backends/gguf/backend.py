@@ -46,7 +46,7 @@ from hearth_backends.gguf.cutting import (
 from hearth_backends.gguf.encoder import encoder_support, load_gguf_encoder
 from hearth_backends.gguf.encoder_memory import estimate_encoder_bytes
 from hearth_backends.gguf.ggml_devices import other_devices
-from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, Model
+from hearth_backends.gguf.llama import KV_TYPES, MOST_SEQUENCES, VERSION, Model
 from hearth_backends.gguf.memory import (
     estimate_bytes,
     has_pools,
@@ -88,6 +88,10 @@ class GgufBackend(Backend):
             ),
             *other_devices(),
         ]
+
+    def version(self) -> str:
+        """Of the binding, which is that of llama.cpp."""
+        return f"llama-cpp-python {VERSION}"
 
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Whether it runs the whole model; `load` says of a part."""

@@ -67,6 +67,10 @@ class OnnxBackend(Backend):
         )
         return [cpu, *(_other(name) for name in session.providers() if name in _OTHERS)]
 
+    def version(self) -> str:
+        """Of ONNX Runtime."""
+        return f"onnxruntime {session.VERSION}"
+
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Whether a graph can be built for the model, and the device is one that was tried."""
         if device.kind != "cpu":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from hearthd.cache.service import ResponseCache
+from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
@@ -24,6 +25,7 @@ class ApiOptions:
 
 SERVING = web.AppKey("serving", Serving)
 CACHE = web.AppKey("cache", ResponseCache)
+CHECKUP = web.AppKey("checkup", Checkup)
 DEVICES = web.AppKey("devices", DeviceMonitor)
 KEYRING = web.AppKey("keyring", Keyring)
 METRICS = web.AppKey("metrics", Metrics)

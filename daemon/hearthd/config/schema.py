@@ -151,6 +151,7 @@ class HardwareConfig(Section, frozen=True):
 
     poll_seconds: Annotated[float, Meta(gt=0, le=10)] = 5.0  # between two looks at the devices
     nvml_library: str | None = None  # unset: libnvidia-ml.so.1, as the system finds it
+    checkup: bool = True  # test and measure devices when there is nothing else to do
     root: str = "/"  # where proc, sys and dev are, such as a container's mount of its host
 
 

@@ -1,4 +1,4 @@
-"""`python -m hearthd.engine --fd N | --probe [MODEL ...]`: the engine process's argv."""
+"""`python -m hearthd.engine --fd N | --probe [MODEL ...] | --selftest … | --calibrate …`: the engine process's argv."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def main() -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--fd", type=int, help="the inherited socket to hearthd")
     action.add_argument("--probe", nargs="*", metavar="MODEL", help="print what backends know")
+    for word, does in (("selftest", "does rightly"), ("calibrate", "does, and how fast")):
+        action.add_argument(
+            f"--{word}", nargs=2, metavar=("BACKEND", "DEVICE"), help=f"print what it {does}"
+        )
+    parser.add_argument("--threads", type=int, default=1, help="of a test")
+    parser.add_argument("--folder", help="whose disk is measured")
     parser.add_argument("--log-level", default="INFO")
     arguments = parser.parse_args()
     if arguments.probe is not None:
@@ -24,11 +30,26 @@ def main() -> int:
 
         sys.stdout.buffer.write(probe(arguments.probe) + b"\n")
         return 0
+    if arguments.selftest is not None or arguments.calibrate is not None:
+        return _check_up(arguments)
     _log_to_stderr(arguments.log_level)
     _die_with_parent()
     from hearthd.engine.worker import serve
 
     return serve(socket.socket(fileno=arguments.fd))
+
+
+def _check_up(arguments: argparse.Namespace) -> int:
+    """Test or measure one device with one backend."""
+    _die_with_parent()
+    from hearthd.engine.checkup import report
+
+    word, pair = "selftest", arguments.selftest
+    if pair is None:
+        word, pair = "calibrate", arguments.calibrate
+    found = report.report(word, *pair, threads=arguments.threads, folder=arguments.folder)
+    sys.stdout.buffer.write(found + b"\n")
+    return 0
 
 
 def _log_to_stderr(level: str) -> None:

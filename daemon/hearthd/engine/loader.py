@@ -35,6 +35,7 @@ from hearthd.engine.drafting.opening import (
 )
 from hearthd.engine.pipeline import Pipeline
 from hearthd.engine.prefixes.opening import open_tiers, ram_bytes
+from hearthd.engine.quarantine import best_backend, check_quarantine
 from hearthd.engine.scheduler import Scheduler
 from hearthd.engine.sizing import Room, choose_room
 
@@ -295,6 +296,8 @@ def _open_draft(
 def _stages(load: wire.Load, model: LoadedModel, room: Room) -> tuple[PlannedStage, ...]:
     """Every stage in that room; raises Unsupported."""
     configs = _stage_configs(load, model)
+    for config in configs:
+        check_quarantine(load, config.backend, config.device)
     parts = [_device_of(config, model) for config in configs]
     return tuple(
         PlannedStage(backend, device, _spec(load, model, configs, i, room), config)
@@ -312,7 +315,7 @@ def _stage_configs(load: wire.Load, model: LoadedModel) -> list[wire.StageConfig
     """The forced plan, or the whole model on one device; raises Unsupported for layers that do not add up."""
     n_layers = model.spec.n_layers
     if not load.stages:
-        backend = load.backend or registry.candidates(model)[0]
+        backend = best_backend(load, model)
         return [wire.StageConfig(backend=backend, device=load.device, layers=(0, n_layers))]
     if len(load.stages) == 1 and load.stages[0].layers is None:
         only = load.stages[0]

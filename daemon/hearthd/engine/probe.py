@@ -19,6 +19,7 @@ def probe(paths: list[str]) -> bytes:
             name: [_plain(device) for device in backend.devices()]
             for name, backend in backends.items()
         },
+        "versions": {name: backend.version() for name, backend in backends.items()},
         "absent": absent,
         "models": {path: _model(path, backends) for path in paths},
     }

@@ -29,9 +29,10 @@ class BackendDevice(msgspec.Struct, frozen=True):
 
 
 class BackendView(msgspec.Struct, frozen=True):
-    """Devices by backend; and why a backend is absent."""
+    """Devices and version by backend; and why a backend is absent."""
 
     backends: dict[str, list[BackendDevice]] = {}
+    versions: dict[str, str] = {}
     absent: dict[str, str] = {}
 
 

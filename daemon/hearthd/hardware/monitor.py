@@ -80,6 +80,15 @@ class DeviceMonitor:
         return self._view.absent
 
     @property
+    def backend_versions(self) -> dict[str, str]:
+        """Version by backend; empty as long as they were not asked."""
+        return self._view.versions
+
+    async def until_backends_known(self) -> None:
+        """Wait until the backends were asked, with an answer or without."""
+        await self._probed.wait()
+
+    @property
     def backends_known(self) -> bool:
         """Whether the backends were asked yet."""
         return self._probed.is_set()

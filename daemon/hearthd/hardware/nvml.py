@@ -1,7 +1,8 @@
 """Nvml: NVIDIA's management library through ctypes; only the calls that discovery needs.
 
 Its calls can block for ever when a driver hangs, so only a child process uses it. A function that an
-older library lacks, or that a GPU does not support, gives None.
+older library lacks, or that a GPU does not support, gives None. (The package nvidia-ml-py loads the
+library by its name alone; here an operator, or a test, may say which.)
 """
 
 from __future__ import annotations

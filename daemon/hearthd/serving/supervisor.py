@@ -35,6 +35,7 @@ class SupervisorOptions:
     log_level: str = "info"
     command: EngineCommand = engine_command
     prefix_folders: PrefixFolders | None = None
+    quarantined: Callable[[], dict[str, str]] | None = None  # "BACKEND DEVICE" to the reason
     threads: Callable[[str], int] | None = None  # of a model on a device, where none are configured
 
 
@@ -109,7 +110,7 @@ class Supervisor:
         folders = self._options.prefix_folders
         folder = None if folders is None else folders.of(replica.model)
         return EngineProcess(
-            self._with_threads(revision.load_frame(replica.model, free_bytes, folder)),
+            self._with_hardware(revision.load_frame(replica.model, free_bytes, folder)),
             replica,
             self._ledger,
             self._options.patience,
@@ -117,8 +118,10 @@ class Supervisor:
             command=self._options.command,
         )
 
-    def _with_threads(self, load: wire.Load) -> wire.Load:
-        """The frame with the threads that its devices have for it, and for what guesses for it."""
+    def _with_hardware(self, load: wire.Load) -> wire.Load:
+        """The frame with the threads its devices have for it, and with what nothing is put on."""
+        if self._options.quarantined is not None:
+            load = msgspec.structs.replace(load, quarantined=self._options.quarantined())
         threads_for = self._options.threads
         if threads_for is None:
             return load

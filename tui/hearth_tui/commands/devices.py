@@ -45,6 +45,10 @@ def print_devices(listed: DeviceList) -> None:
     for device in listed.devices:
         if device.problem is not None:
             console.print(f"{one_line(device.name)}: {one_line(device.problem)}", style="red")
+    for check in listed.checks:
+        if check.outcome == "failed":
+            what = f"{check.device} with {check.backend}: in quarantine: {check.reason}; {check.remedy}"
+            console.print(one_line(what), style="red")
     for problem in listed.problems:
         console.print(one_line(problem), style="yellow")
     for backend, why in listed.absent_backends.items():

@@ -16,6 +16,7 @@ from hearthd.engine.encoding.core import EncodingCore
 from hearthd.engine.encoding.intake import join_pairs
 from hearthd.engine.encoding.queue import EncodingQueue
 from hearthd.engine.encoding.task import Encoding
+from hearthd.engine.quarantine import best_backend, check_quarantine
 
 Grant = Callable[[wire.LeaseRequest], int]
 
@@ -147,12 +148,13 @@ def encoder_info(plan: EncoderPlan, load: wire.Load, dim: int) -> wire.ModelInfo
 
 def _place(load: wire.Load, model: LoadedModel) -> tuple[Backend, DeviceInfo]:
     """The backend and the device; raises Unsupported."""
-    name, wanted = load.backend or registry.candidates(model)[0], load.device
+    name, wanted = best_backend(load, model), load.device
     if load.stages:
         only = load.stages[0]
         if len(load.stages) > 1 or only.layers not in (None, (0, model.spec.n_layers)):
             raise Unsupported("a model that encodes runs whole, on one device: stages cut it")
         name, wanted = only.backend, only.device
+    check_quarantine(load, name, wanted)
     backend = registry.backend(name)
     devices = {device.name: device for device in backend.devices()}
     if wanted not in devices:
