@@ -85,7 +85,7 @@ ROWS: dict[str, Row] = {
         (Goal("output tok/s", low=1.5),),
         Work(
             n_requests=12, chat=True, tokenizer="auto", order="Repeat:",
-            prompt_tokens=180, output_tokens=256, plain=True, n_warmup=2,
+            prompt_tokens=140, output_tokens=200, plain=True, n_warmup=2,
         ),
         model="canary", context=CANARY_CONTEXT, n_rounds=4,
     ),
