@@ -29,6 +29,8 @@ class EncoderSpec:
     n_rows: int  # tokens of one batch at most; not fewer than n_ctx
     n_texts: int  # texts of one batch at most
     threads: int
+    kv_dtype: str = "f16"  # of keys and values while they are used; "f32": where exactness counts
+    weight_kind: str = "file"  # as of a StageSpec
 
 
 class Encoder(ABC):

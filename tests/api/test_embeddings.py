@@ -28,9 +28,11 @@ path = "sim:context=512"
 path = "sim:task=embed,latency_ms=100"
 [models.bert]
 path = "{folder}/bert.gguf"
+kv_dtype = "f32"
 context = 128
 [models.judge]
 path = "{folder}/judge.gguf"
+kv_dtype = "f32"
 [models.asked]
 path = "canary"
 task = "embed"

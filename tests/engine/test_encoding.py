@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from engine_process import EngineProcess
@@ -24,6 +25,7 @@ from hearthd.engine.encoding.loader import context_that_fits, plan_encoder
 from hearthd.engine.encoding.queue import EncodingQueue
 from hearthd.engine.encoding.task import Encoding, choose_encoding
 from hearthd.engine.intake import Refused
+from hearthd.engine.probe import probe
 from hearthd.engine.request import Priority
 
 EMBEDS = registry.open_model("sim:task=embed")
@@ -321,6 +323,16 @@ def test_sizes_that_contradict_the_model() -> None:
     load = wire.Load("m", "sim:task=embed", stages=stages)
     with pytest.raises(Unsupported, match="runs whole"):
         plan_encoder(load, EMBEDS, Encoding("embed", "mean"))
+    load = wire.Load("m", "sim:task=embed", draft=wire.DraftConfig("d", "sim:"))
+    with pytest.raises(Unsupported, match="models that generate"):
+        plan_encoder(load, EMBEDS, Encoding("embed", "mean"))
+
+
+def test_the_probe_says_what_models_are_for() -> None:
+    paths = ["sim:task=embed", "sim:task=rerank", "sim:"]
+    models = msgspec.json.decode(probe(paths))["models"]
+    assert [models[path]["task"] for path in paths] == ["embed", "rerank", "generate"]
+    assert all(models[path]["support"]["sim"]["cpu:0"] == "yes" for path in paths)
 
 
 # --- the process ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hearth_backends.errors import BackendError, ModelFileError, OutOfMemory, St
 from hearth_backends.gguf.context import BatchBuffers
 from hearth_backends.gguf.encoder_memory import is_exact, n_cells
 from hearth_backends.gguf.llama import (
+    KV_TYPES,
     MOST_SEQUENCES,
     NO_REASON,
     Model,
@@ -42,6 +43,10 @@ def encoder_support(model: ModelSpec, spec: EncoderSpec) -> Support:
         return Support(False, f"architecture {model.architecture} turns no texts into vectors")
     if spec.pooling not in _POOLINGS:
         return Support(False, f"pooling {spec.pooling} gives no vector of a text")
+    if spec.kv_dtype not in KV_TYPES:
+        return Support(False, f"keys and values are {', '.join(KV_TYPES)}, not {spec.kv_dtype}")
+    if spec.weight_kind != "file":
+        return Support(False, "it computes with weights as the file stores them")
     if spec.n_texts > MOST_SEQUENCES:
         return Support(False, f"at most {MOST_SEQUENCES} texts are computed at once")
     return Support(True)
@@ -56,7 +61,7 @@ def load_gguf_encoder(model: ModelSpec, spec: EncoderSpec, progress: Progress) -
         raise ModelFileError(f"{model.name} has no file")
     loaded = Model(str(model.path), progress=progress)
     try:
-        pointer = _context(model, spec, loaded)
+        pointer = _context(spec, loaded)
     except BaseException:
         loaded.close()
         raise
@@ -155,7 +160,7 @@ TWO_SIDED = frozenset({"qwen3", "qwen3vl"})
 """Architectures whose rerankers say yes or no."""
 
 
-def _context(model: ModelSpec, spec: EncoderSpec, loaded: Model) -> Any:
+def _context(spec: EncoderSpec, loaded: Model) -> Any:
     params = lib.llama_context_default_params()
     params.embeddings = True
     params.pooling_type = _POOLINGS[spec.pooling]
@@ -164,7 +169,8 @@ def _context(model: ModelSpec, spec: EncoderSpec, loaded: Model) -> Any:
     params.n_seq_max = spec.n_texts
     params.n_threads = params.n_threads_batch = spec.threads
     params.kv_unified = True
-    if is_exact(model, spec):
+    params.type_k = params.type_v = KV_TYPES[spec.kv_dtype]
+    if is_exact(spec):
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
     with collected_errors() as errors:
         pointer = lib.llama_init_from_model(loaded.pointer, params)

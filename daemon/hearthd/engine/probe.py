@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 
 from hearth_backends import registry
-from hearth_backends.base import Backend, LoadedModel
-from hearth_backends.errors import BackendError
+from hearth_backends.base import Backend, DeviceInfo, LoadedModel, Support
+from hearth_backends.encoder import EncoderSpec, Task
+from hearth_backends.errors import BackendError, Unsupported
+from hearth_backends.weights.spec import ModelSpec
+from hearthd.engine.encoding.task import choose_encoding
 
 
 def probe(paths: list[str]) -> bytes:
@@ -47,6 +50,7 @@ def _model(path: str, backends: dict[str, Backend]) -> dict[str, Any]:
         "name": spec.name,
         "digest": spec.digest,
         "architecture": spec.architecture,
+        "task": _task(spec),
         "quantization": spec.quantization,
         "n_parameters": spec.n_parameters,
         "n_layers": spec.n_layers,
@@ -57,11 +61,30 @@ def _model(path: str, backends: dict[str, Backend]) -> dict[str, Any]:
     }
 
 
+def _task(spec: ModelSpec) -> Task:
+    """What the model is loaded for where nobody says otherwise."""
+    try:
+        encoding = choose_encoding(spec)
+    except Unsupported:
+        return "embed"  # once somebody says how it pools
+    return "generate" if encoding is None else encoding.task
+
+
+def _supports(backend: Backend, spec: ModelSpec, device: DeviceInfo) -> Support:
+    """For the model's own task."""
+    task = _task(spec)
+    if task == "generate":
+        return backend.supports(spec, device)
+    pooling, n = spec.encoding.pooling or "mean", spec.context_trained
+    wanted = EncoderSpec(task, pooling, n_ctx=n, n_rows=n, n_texts=1, threads=1)
+    return backend.encoder_support(spec, wanted, device)
+
+
 def _support(model: LoadedModel, backends: dict[str, Backend]) -> dict[str, dict[str, str]]:
     """Backend and device to "yes", or the reason why not."""
     return {
         name: {
-            device.name: "yes" if (s := backend.supports(model.spec, device)).ok else s.reason
+            device.name: "yes" if (s := _supports(backend, model.spec, device)).ok else s.reason
             for device in backend.devices()
         }
         for name, backend in backends.items()

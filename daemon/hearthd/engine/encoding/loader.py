@@ -55,6 +55,8 @@ class EncoderPlan:
 def plan_encoder(load: wire.Load, model: LoadedModel, encoding: Encoding) -> EncoderPlan:
     """Decide the sizes; allocates nothing large. Raises Unsupported."""
     backend, device = _place(load, model)
+    if load.draft is not None:
+        raise Unsupported(f"{model.spec.name}: draft is for models that generate")
     if load.lora:
         raise Unsupported(f"{model.spec.name}: LoRA adapters are for models that generate")
     if encoding.task == "rerank" and join_pairs(model) is None:
@@ -71,6 +73,8 @@ def plan_encoder(load: wire.Load, model: LoadedModel, encoding: Encoding) -> Enc
             n_rows=max(load.step_tokens, context),
             n_texts=max(load.concurrency, BATCH_TEXTS),
             threads=load.threads or psutil.cpu_count(logical=False) or 1,
+            kv_dtype=load.kv_dtype,
+            weight_kind=load.weights,
         )
 
     def need_for(context: int) -> Bytes:
