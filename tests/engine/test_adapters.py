@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from engine_rig import Rig
@@ -141,3 +142,32 @@ def test_one_who_waits_with_another_adapter_is_let_in() -> None:
         while rig.answers[late].finish is None:
             rig.step()
         assert clock() - began < 0.2
+
+
+@pytest.mark.parametrize("path", ["sim:adapters=1,variant=slots", "sim:adapters=1,wants=2"])
+def test_what_alternates_within_an_adapter_is_not_thrown_off_by_turns(path: str) -> None:
+    """Turns of one step each: prompts and decoding take turns within each adapter all the same."""
+    clock = SimClock()
+    sizes: dict[str, Any] = {
+        "concurrency": 12,
+        "context": 2048,
+        "step_tokens": 16,
+        "itl_target_seconds": 1e-6,
+    }
+    with Rig(path, clock=clock, lora=LORA, **sizes) as rig:
+        endless = [
+            rig.submit([*PROMPT, i], max_tokens=1500, ignore_eos=True, adapter=name)
+            for name in ("one", "two")
+            for i in range(4)
+        ]
+        for _ in range(200):
+            rig.step()
+        late = [
+            rig.submit(PROMPT * 3, max_tokens=2, ignore_eos=True, adapter=name)
+            for name in ("one", "two")
+        ]
+        for _ in range(300):
+            rig.step()
+        assert all(rig.answers[rid].finish for rid in late)
+        said = [len(rig.answers[rid].tokens) for rid in endless]
+        assert min(said) * 2 > max(said) > 0

@@ -88,6 +88,8 @@ class Scheduler:
         self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
         self._prompts_turn = False  # where they do not fit one step, prompts and decoding alternate
         self._n_decoded = 0  # rows of decoding so far: where the turn is when not all fit a step
+        # by adapters: where the last three were after a step with these, for they alternate from step to step
+        self._left_off: dict[frozenset[int], tuple[bool, bool, int]] = {}
         self._cohort: list[Request] = []  # who decoded last, mostly the same as who does next
         self._cohort_wants: list[Want] = []
         self._n_plans = 0  # in flight
@@ -188,8 +190,12 @@ class Scheduler:
         head = self.waiting.first()
         wanting = [r.adapter for r in self.running] + ([] if head is None else [head.adapter])
         for adapters in self.turns.order(wanting, now):
+            left_off = self._left_off.get(adapters, (False, False, 0))
+            self._prompts_turn, self._shortest_first, self._n_decoded = left_off
             selection, admitted = self._select_among(adapters)
             if selection.requests:
+                left_off = (self._prompts_turn, self._shortest_first, self._n_decoded)
+                self._left_off[adapters] = left_off
                 self.turns.serve(adapters, now)
                 return selection, admitted
         return Selection(0, 0), []
