@@ -76,7 +76,7 @@ ROWS: dict[str, Row] = {
         (Goal("TTFT p50", high=1.0),),
         Work(
             n_chats=8, turns=6, n_requests=48, chat=True, tokenizer="auto",
-            prompt_tokens=128, output_tokens=64,
+            prompt_tokens=128, output_tokens=32,
         ),
         model="canary", context=CANARY_CONTEXT,
     ),
