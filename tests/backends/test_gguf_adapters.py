@@ -25,7 +25,6 @@ from gguf_runner import (
     Runner,
     cut_specs,
     distributions,
-    load,
     noise,
     whole_spec,
 )
@@ -235,15 +234,39 @@ def test_llama_cpp_says_what_it_cannot_load(runner: Runner, tmp_path: Path, base
         runner.stages[0].load_adapter(3, path, LEASE)
 
 
-def test_layers_of_a_model_are_not_adapted(tiny: LoadedModel, adapters: list[Path]) -> None:
-    spec = cut_specs(tiny, 2)[0]
-    with pytest.raises(Unsupported, match=r"one\.gguf: .*whole models only"):
-        BACKEND.open_adapter(tiny.spec, spec, adapters[0])
-    with (
-        closing(load(tiny, spec)) as stage,
-        pytest.raises(Unsupported, match=r"one\.gguf: .*whole models only"),
-    ):
-        stage.load_adapter(1, adapters[0], LEASE)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_layers_of_a_cut_model_are_adapted_each_where_they_are(
+    make_gguf: MakeGguf, tmp_path: Path, architecture: str
+) -> None:
+    """Three stages, the second of which the adapter leaves alone."""
+    model, lora, merged = (tmp_path / f"{name}.gguf" for name in ("model", "lora", "merged"))
+    model.write_bytes(make_gguf(architecture=architecture).read_bytes())
+    write_lora(lora, model, seed=3, layers=(0, 3))
+    write_merged(merged, model, lora)
+    opened = open_gguf(str(model))
+    tokens = noise(30, 7)
+    with closing(Runner(opened, cut_specs(opened, 1, 3))) as runner:
+        for stage in runner.stages:
+            assert BACKEND.open_adapter(opened.spec, stage.spec, lora).n_bytes > 0
+            stage.load_adapter(1, lora, LEASE)
+        plain = runner.step(Rows(0, tokens, n_wanted=30))
+        batch = runner.batch([Rows(1, tokens, n_wanted=30)])
+        batch = replace(batch, adapter=np.ones(30, np.int32))
+        result: object = None
+        for stage in runner.stages:
+            hidden = result if isinstance(result, np.ndarray) else None
+            result = stage.poll(stage.submit(batch, hidden))
+        assert isinstance(result, Sampled)
+        found = distributions(result, opened.spec.n_vocab)
+    assert np.abs(found - alone(merged, tokens)).max() < 1e-4
+    assert np.abs(found - plain).max() > 0.5
+
+
+def test_what_lies_outside_the_layers_needs_the_whole_model(
+    tiny: LoadedModel, adapters: list[Path]
+) -> None:
+    with pytest.raises(Unsupported, match=r"one\.gguf: it adapts token_embd\.weight, which takes"):
+        BACKEND.open_adapter(tiny.spec, cut_specs(tiny, 2)[0], adapters[0])
 
 
 def test_the_lease_of_a_load_has_room_for_adapters(base: Path, adapters: list[Path]) -> None:

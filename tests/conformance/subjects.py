@@ -232,7 +232,6 @@ def _gguf(n_stages: int) -> Subject:
         load={"kv_dtype": "f32", "threads": 1},
         fails_every=_fails_every("cells", n_stages),
         needs="llama_cpp",
-        refuses={} if n_stages == 1 else {"adapters": "adapts whole models only"},
     )
 
 

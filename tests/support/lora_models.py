@@ -28,8 +28,12 @@ def write_lora(
     extra_rows: int = 0,
     strength: float = 0.3,
     adapts_tied: bool = False,
+    layers: tuple[int, ...] | None = None,
 ) -> None:
-    """An adapter of every kind of `ADAPTED` tensor that the model has, or one that does not fit it."""
+    """An adapter of the `ADAPTED` tensors that the model has, or one that does not fit it.
+
+    `layers`: of these alone.
+    """
     file = GgufFile(model)
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture or file.spec.architecture)
@@ -38,6 +42,8 @@ def write_lora(
     writer.add_float32("adapter.lora.alpha", ALPHA)
     for tensor in file.header.tensors:
         if not tensor.name.endswith(ADAPTED) or "attn_output" in tensor.name:
+            continue
+        if layers is not None and not tensor.name.startswith(tuple(f"blk.{i}." for i in layers)):
             continue
         if tensor.name == "token_embd.weight" and file.spec.tied_embeddings and not adapts_tied:
             continue

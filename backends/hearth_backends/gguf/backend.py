@@ -32,6 +32,7 @@ from hearth_backends.base import (
 )
 from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import BackendError, ModelFileError, StepError, Unsupported
+from hearth_backends.gguf.adapter_slice import outside_layers
 from hearth_backends.gguf.context import BatchBuffers, Context, ContextOptions
 from hearth_backends.gguf.cutting import (
     CUTS,
@@ -59,7 +60,7 @@ from hearth_backends.gguf.memory import (
 )
 from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeReadout
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
-from hearth_backends.gguf.stage import NAME, ONLY_WHOLE, Embed, GgufStage, Parts
+from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
 from hearth_backends.kv.cells import CellStore
 from hearth_backends.kv.rows import RowStore
 from hearth_backends.kv.slots import SlotStore
@@ -143,10 +144,14 @@ class GgufBackend(Backend):
         return load_gguf_encoder(model, spec, progress)
 
     def open_adapter(self, model: ModelSpec, spec: StageSpec, path: Path) -> AdapterSpec:
-        """See Backend; whole models only."""
-        if not is_whole(model, spec):
-            raise Unsupported(f"{path}: {ONLY_WHOLE}")
-        return open_adapter(path, model)
+        """See Backend; a part of a model is adapted within its layers only."""
+        adapter = open_adapter(path, model)
+        outer = None if is_whole(model, spec) else outside_layers(path)
+        if outer is not None:
+            raise Unsupported(
+                f"{path}: it adapts {outer}, which takes the whole model on one stage"
+            )
+        return adapter
 
     def load(
         self,

@@ -47,7 +47,7 @@ def _write(path: str, file: GgufFile, spec: StageSpec) -> None:
     writer = gguf.GGUFWriter(path, architecture)
     n_layers = spec.last - spec.first + has_sentinel(architecture, spec)
     for key, entry in _sliced_metadata(file, spec, n_layers).items():
-        writer.add_key_value(key, _plain(entry), entry.type, entry.of)
+        writer.add_key_value(key, plain_value(entry), entry.type, entry.of)
     writer.add_tokenizer_model("no_vocab")
     _add_outer_tensors(writer, file, spec)
     _add_layers(writer, file, spec)
@@ -99,7 +99,7 @@ def _window_pattern(spec: StageSpec, period: int, n_layers: int) -> Entry:
     return Entry(layers % period < period - 1, GGUFValueType.ARRAY, GGUFValueType.BOOL)
 
 
-def _plain(entry: Entry) -> Any:
+def plain_value(entry: Entry) -> Any:
     """A value as the writer takes it."""
     if isinstance(entry.value, np.ndarray):
         return entry.value.tolist()

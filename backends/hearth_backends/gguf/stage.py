@@ -47,8 +47,6 @@ Embed = Callable[[I32], Hidden]
 Order: TypeAlias = "slice | NDArray[np.intp]"
 """Indices of a batch's rows in the order in which they are computed."""
 
-ONLY_WHOLE = f"backend {NAME} adapts whole models only, not layers of one"
-
 _NOTHING = Sampled(np.empty(0, np.int32))
 
 
@@ -150,10 +148,9 @@ class GgufStage(Stage):
         return repr(self._tag(0))
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
-        """See Stage; whole models only."""
-        if self._buffers.vectors is not None:
-            raise Unsupported(f"{path}: {ONLY_WHOLE}")
-        self._adapters.load(adapter, path)
+        """See Stage."""
+        is_part = self._buffers.vectors is not None
+        self._adapters.load(adapter, path, self.spec if is_part else None)
 
     def close(self) -> None:
         """Free context and model; idempotent."""

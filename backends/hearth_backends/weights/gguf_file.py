@@ -23,7 +23,7 @@ SAMPLE_BYTES = 64 * 1024
 """Of every tensor, as much as this goes into the digest."""
 SAMPLE_PIECES = 4
 
-_PLAIN: dict[GGMLQuantizationType, np.dtype[Any]] = {
+PLAIN_TYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F32: np.dtype("<f4"),
     GGMLQuantizationType.F16: np.dtype("<f2"),
     GGMLQuantizationType.F64: np.dtype("<f8"),
@@ -69,8 +69,8 @@ class GgufFile:
         """The tensor of that name in the file; a view into it."""
         tensor = self._stored[stored_name]
         data = self._bytes[tensor.offset : tensor.offset + tensor.n_bytes]
-        if tensor.type in _PLAIN:
-            return RawTensor(data.view(_PLAIN[tensor.type]).reshape(tensor.shape), tensor.type)
+        if tensor.type in PLAIN_TYPES:
+            return RawTensor(data.view(PLAIN_TYPES[tensor.type]).reshape(tensor.shape), tensor.type)
         return RawTensor(
             data.reshape(quant_shape_to_byte_shape(tensor.shape, tensor.type)), tensor.type
         )
@@ -98,7 +98,7 @@ class GgufFile:
     def _dequantize(
         self, data: NDArray[np.generic], kind: GGMLQuantizationType
     ) -> NDArray[np.float32]:
-        if kind in _PLAIN:
+        if kind in PLAIN_TYPES:
             return data.astype(np.float32)
         try:
             return np.asarray(dequantize(data, kind), np.float32)
