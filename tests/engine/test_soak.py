@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from engine_rig import Answer, Rig
+from recurrent_models import ARCHITECTURES, write_recurrent
 from sim_oracle import expected
 
 import hearth_backends
@@ -24,6 +25,7 @@ CANARY = str(Path(hearth_backends.__file__).parent / "canary" / "canary.gguf")
 SIM = "sim:layers=2,context=512"
 GREEDY = wire.Sampling(temperature=0.0)
 LARGER = {"prefix_ram_bytes": 4_000_000, "prefix_disk_bytes": 6_000_000, "threads": 1}
+LORA = [wire.AdapterConfig(name, f"sim:{name}") for name in ("one", "two")]
 WORLDS: list[tuple[str, dict[str, Any]]] = [
     (f"{SIM},variant=blocks,depth=1", {"kv_tokens": 512, "prefix_ram_bytes": 40_000}),
     (f"{SIM},variant=slots", {"kv_tokens": 768}),
@@ -31,9 +33,12 @@ WORLDS: list[tuple[str, dict[str, Any]]] = [
     (f"{SIM},variant=cells,starve_every=53", {"kv_tokens": 400, "drafter": DraftGate}),
     (f"{SIM},variant=cells,starve_every=61", {"kv_tokens": 400, "draft": f"{SIM},fail_every=29"}),
     (f"{SIM},variant=states", {"kv_tokens": 768}),
+    (f"{SIM},variant=cells,adapters=1", {"kv_tokens": 512, "lora": LORA}),
     (CANARY, {**LARGER, "kv_tokens": 512, "drafter": DraftGate}),
     (CANARY, {**LARGER, "kv_tokens": 512, "draft": CANARY}),
     (CANARY, {**LARGER, "kv_tokens": 768, "n_stages": 2, "kv_dtype": "f32"}),
+    ("mamba", {"threads": 1}),
+    ("lfm2", {"threads": 1, "kv_tokens": 400}),
 ]
 CONTEXT = 256
 
@@ -89,8 +94,9 @@ class Engine:
         n_output = random.randrange(1, 40)
         rig, rid = self._rig, len(self._rig.answers) + 1
         rig.answers[rid] = Answer()
+        adapter = random.choice([None, *self._rig.plan.adapters])
         frame = wire.Submit(
-            rid=rid, sampling=GREEDY, tokens=prompt, max_tokens=n_output, ignore_eos=True,
+            rid=rid, adapter=adapter, sampling=GREEDY, tokens=prompt, max_tokens=n_output, ignore_eos=True,
             salt=random.choice(["", "", "", "s"]), priority=random.choice([0, 0, 1, -1]),
         )  # fmt: skip
         arrival = rig.intake.submit(frame)
@@ -102,8 +108,9 @@ class Engine:
         rig.core.add(arrival)
         self.n_requests += 1
         output = None
-        if self._path != CANARY:
-            output = expected(SIM, prompt, max_tokens=n_output, ignore_eos=True)
+        if self._path.startswith("sim:"):
+            path = f"sim:{adapter}" if adapter else ""
+            output = expected(SIM, prompt, adapter=path, max_tokens=n_output, ignore_eos=True)
         self._asked[rid] = prompt, output
 
     def _step(self) -> None:
@@ -150,11 +157,16 @@ class Engine:
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Iterator[list[Engine]]:
-    worlds = [w for w in WORLDS if w[0] != CANARY or find_spec("llama_cpp") is not None]
+    has_llama = find_spec("llama_cpp") is not None
+    worlds = [w for w in WORLDS if w[0].startswith("sim:") or has_llama]
     with ExitStack() as stack:
         engines = []
         for i, (path, sizes) in enumerate(worlds):
-            engines.append(Engine(path, sizes, tmp_path / str(i), Random(i)))
+            at = path
+            if path in ARCHITECTURES:
+                at = str(tmp_path / f"{path}.gguf")
+                write_recurrent(Path(at), path)
+            engines.append(Engine(at, sizes, tmp_path / str(i), Random(i)))
             stack.callback(engines[-1].close)
         yield engines
 

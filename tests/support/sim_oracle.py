@@ -42,10 +42,11 @@ def expected(
     max_tokens: int,
     min_tokens: int = 0,
     ignore_eos: bool = False,
+    adapter: str = "",
 ) -> list[int]:
     """The output of a request alone, its end token included."""
     return oracle(
-        language_of(path),
+        language_of(path, adapter),
         prompt,
         params_of(sampling or wire.Sampling(temperature=0.0)),
         max_tokens,
