@@ -16,7 +16,8 @@ from aiohttp import web
 from hearthd.api import keys, routes
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
-from hearthd.cache.service import Policy, ResponseCache
+from hearthd.cache.policy import Policy
+from hearthd.cache.service import ResponseCache
 from hearthd.config.schema import Config
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.host import threads_for

@@ -16,10 +16,12 @@ import msgspec
 
 from hearthd import wire
 from hearthd.api.fanout import Fanout
+from hearthd.cache.asked import Asked, Found
 from hearthd.cache.control import directives_of
 from hearthd.cache.counts import Counts
 from hearthd.cache.exact import ExactCache
-from hearthd.cache.service import Asked, Found, Policy, ResponseCache
+from hearthd.cache.policy import Policy
+from hearthd.cache.service import ResponseCache
 from hearthd.cache.tables import SCHEMA
 from hearthd.config.schema import CacheConfig, KeyConfig, ModelCacheConfig, RequestClass
 from hearthd.serving.generation import GenerationRequest

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hearth_tui import figures
-from hearth_tui.cache_types import CachedAnswer, Summary
+from hearth_tui.cache_types import Audit, CachedAnswer, Summary
 from hearth_tui.printable import one_line
 
 _RESULTS = ("HIT", "COALESCED", "MISS", "BYPASS")
@@ -45,6 +45,32 @@ def summary_table(summary: Summary) -> Table:
             figures.data_size(scope.n_bytes),
         )
     return table
+
+
+def audit_table(audit: Audit) -> Table:
+    """Hits and false hits at each threshold, with their bounds."""
+    table = _table(("THRESHOLD",), ("HITS", "BOUNDS", "FALSE HITS", "FALSE BOUNDS"))
+    for row in audit.rows:
+        table.add_row(
+            f"{row.threshold:.2f}{' *' if row.threshold == audit.chosen else ''}",
+            f"{row.hit_rate:.1%}",
+            f"{row.hit_low:.1%} - {row.hit_high:.1%}",
+            f"{row.false_rate:.1%}",
+            f"{row.false_low:.1%} - {row.false_high:.1%}",
+        )
+    return table
+
+
+def audit_lines(audit: Audit) -> Iterator[str]:
+    """What was judged, and what follows."""
+    yield (
+        f"{audit.n_same} pairs that are the same ({audit.refused_same} refused by guards), "
+        f"{audit.n_different} that are not ({audit.refused_different} refused)"
+    )
+    if audit.chosen is None:
+        yield "no threshold keeps false hits under 1 %"
+    else:
+        yield f"the lowest with false hits under 1 %: cache.threshold = {audit.chosen:g}"
 
 
 def answers_table(answers: Sequence[CachedAnswer], now: float) -> Table:

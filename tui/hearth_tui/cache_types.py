@@ -62,3 +62,28 @@ class Imported(msgspec.Struct, frozen=True):
 
     read: int
     kept: int
+
+
+class AuditRow(msgspec.Struct, frozen=True):
+    """What one threshold would do; bounds are of 95 %."""
+
+    threshold: float
+    hits: int
+    hit_rate: float
+    hit_low: float
+    hit_high: float
+    false_hits: int
+    false_rate: float
+    false_low: float
+    false_high: float
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """POST /api/v1/cache/audit"""
+
+    n_same: int
+    n_different: int
+    refused_same: int
+    refused_different: int
+    rows: list[AuditRow]
+    chosen: float | None = None

@@ -23,8 +23,8 @@ from hearthd.api.response import json_body_response, json_bytes
 from hearthd.api.sse import DONE, EventStream, encoded
 from hearthd.api.terms import check_concurrency, terms_of
 from hearthd.api.usage import UsageSum
+from hearthd.cache.asked import Asked, Found
 from hearthd.cache.control import directives_of
-from hearthd.cache.service import Asked, Found
 from hearthd.cache.source import Source
 from hearthd.errors import EngineFailed
 from hearthd.serving.generation import GenerationRequest
@@ -212,6 +212,8 @@ def _headers(found: Found, info: wire.ModelInfo | None) -> dict[str, str]:
         headers["X-Model-Digest"] = info.digest
     if found.age_seconds is not None:
         headers["Age"] = str(found.age_seconds)
+    if found.similarity is not None:
+        headers["X-Cache-Similarity"] = f"{found.similarity:.3f}"
     return headers
 
 

@@ -12,9 +12,12 @@ from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.keys import CACHE
 from hearthd.api.response import json_bytes, json_response
 from hearthd.cache.answers import Order, Selection
+from hearthd.cache.audit import Judged, Pair, report
 from hearthd.cache.entry import Entry, Listed, ScopeSum
 from hearthd.cache.exact import ExactCache
+from hearthd.cache.guards import differs
 from hearthd.cache.recording import BadRecording
+from hearthd.cache.semantic import SemanticCache
 from hearthd.errors import Forbidden, HearthError, InvalidRequest
 from hearthd.serving.principal import LOCAL
 from hearthd.store.errors import StoreError
@@ -25,6 +28,9 @@ MOST_LISTED: Final = 1000
 _PAGE: Final = 200  # answers read, or written, at once
 _MOST_LINE_BYTES: Final = 64 * 1024 * 1024
 
+_EMBEDDED: Final = 32  # pairs of one request for vectors
+
+_pair_decoder = msgspec.json.Decoder(Pair)
 _line_decoder = msgspec.json.Decoder(Entry)
 
 
@@ -134,6 +140,40 @@ async def import_answers(request: web.Request) -> web.Response:
             batch = []
     n_kept += await _loaded(exact, batch, n_read)
     return json_response(Imported(n_read, n_kept))
+
+
+async def audit(request: web.Request) -> web.Response:
+    """POST /api/v1/cache/audit: what each threshold would make of pairs that people have judged."""
+    _check_all_rights(request)
+    semantic = request.app[CACHE].semantic
+    if semantic is None:
+        raise InvalidRequest("no model compares questions (cache.embedder)", code="cache_off")
+    judged: list[Judged] = []
+    pairs: list[Pair] = []
+    async for line in _lines(request):
+        pairs.append(_pair(line, len(judged) + len(pairs) + 1))
+        if len(pairs) == _EMBEDDED:
+            judged += await _judged(semantic, pairs)
+            pairs = []
+    judged += await _judged(semantic, pairs)
+    return json_response(report(judged))
+
+
+async def _judged(semantic: SemanticCache, pairs: list[Pair]) -> list[Judged]:
+    if not pairs:
+        return []
+    similarities = await semantic.similarities([(pair.a, pair.b) for pair in pairs])
+    return [
+        Judged(pair.same, similarity, differs(pair.a, pair.b))
+        for pair, similarity in zip(pairs, similarities, strict=True)
+    ]
+
+
+def _pair(line: bytes, number: int) -> Pair:
+    try:
+        return _pair_decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(f"line {number}: no pair of questions: {error}") from error
 
 
 # --- parts -------------------------------------------------------------------------------------

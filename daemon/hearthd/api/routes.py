@@ -34,6 +34,7 @@ ROUTES = (
     web.delete("/api/v1/cache/answers", cached_answers.drop_answers),
     web.get("/api/v1/cache/export", cached_answers.export_answers),
     web.post("/api/v1/cache/import", cached_answers.import_answers),
+    web.post("/api/v1/cache/audit", cached_answers.audit),
     web.get("/livez", system.livez),
     web.get("/readyz", system.readyz),
     web.get("/health", system.readyz),  # what other servers call it

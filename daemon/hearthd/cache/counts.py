@@ -23,6 +23,7 @@ class Counts:
         self.results: Counter[tuple[str, Result]] = Counter()  # by model
         self.bypasses: Counter[tuple[str, str]] = Counter()  # by model and reason
         self.faults: Counter[str] = Counter()
+        self.semantic: Counter[tuple[str, str]] = Counter()  # by model and outcome
         self.saved_seconds: defaultdict[str, float] = defaultdict(float)
         self.saved_tokens: Counter[str] = Counter()
         self.removed: Counter[str] = Counter()  # by reason
@@ -74,6 +75,10 @@ class CacheCollector(Collector):
         yield _counter(
             "hearth_cache_bypass_total", "Requests it had no part in, by reason.",
             ("model", "reason"), counts.bypasses,
+        )  # fmt: skip
+        yield _counter(
+            "hearth_cache_semantic_total", "Questions compared, by outcome.", ("model", "outcome"),
+            counts.semantic,
         )  # fmt: skip
         saved = {(model,): seconds for model, seconds in counts.saved_seconds.items()}
         yield _counter("hearth_cache_saved_seconds_total", "That hits spared.", ("model",), saved)

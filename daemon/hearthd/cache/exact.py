@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from hearthd.cache import answers
 from hearthd.cache.answers import Order, Selection
@@ -19,10 +19,12 @@ from hearthd.cache.fingerprint import Fingerprint
 from hearthd.cache.frequency import FrequencySketch
 from hearthd.cache.recording import BadRecording, Recording, pack, unpack
 from hearthd.cache.tables import SCHEMA
-from hearthd.store.database import Database
+from hearthd.store.database import Database, Work
 from hearthd.store.errors import StoreError, StoreFault
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIND_SECONDS: Final = 0.25
 """A lookup that takes longer is given up: the answer is computed."""
@@ -159,6 +161,21 @@ class ExactCache:
         if entry.n_bytes > self._entry_bytes:
             return answers.Put(False, 0, *answers.sum_of(connection))
         return answers.put(connection, entry, self._budget_bytes, self._frequency.estimate)
+
+    async def read(self, work: Work[T], otherwise: T) -> T:
+        """What a reading finds; `otherwise` where it cannot be had, which is counted."""
+        try:
+            return await self._open_one.read(work)
+        except StoreError as error:
+            self._fault(error)
+        return otherwise
+
+    async def write(self, work: Work[object]) -> None:
+        """Write something; that it could not be is counted."""
+        try:
+            await self._open_one.write(work)
+        except StoreError as error:
+            self._fault(error)
 
     # --- administration ------------------------------------------------------------------------
 

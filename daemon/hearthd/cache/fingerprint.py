@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -92,3 +93,35 @@ def _canonical(submit: wire.Submit, *, seeded: bool) -> wire.Submit:
         deadline_seconds=None,
         arrived_seconds=0.0,
     )
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What a chat asks, and a hash of all else that its answer depends on."""
+
+    text: str
+    context: bytes
+
+
+def question_in(
+    requests: Sequence[GenerationRequest],
+    identity: ModelIdentity,
+    partition: str,
+    *,
+    seeded: bool,
+    embedder_digest: str,
+) -> Question | None:
+    """The question of a chat of one turn; None for anything else: what was said before would matter. Pure."""
+    messages = requests[0].submit.messages
+    if len(requests) != 1 or not messages:
+        return None
+    *before, last = messages
+    text = last.get("content")
+    if last.get("role") != "user" or not isinstance(text, str) or not text.strip():
+        return None
+    if len(before) > 1 or any(message.get("role") != "system" for message in before):
+        return None
+    blank = msgspec.structs.replace(requests[0].submit, messages=[*before, {**last, "content": ""}])
+    asked = [replace(requests[0], submit=blank)]
+    rest = fingerprint(asked, identity, partition, seeded=seeded)
+    hashed = hashlib.blake2b(rest.key + embedder_digest.encode(), digest_size=KEY_BYTES)
+    return Question(text, hashed.digest())

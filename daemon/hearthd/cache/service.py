@@ -4,97 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 
-from hearthd import wire
 from hearthd.cache.answers import Selection
-from hearthd.cache.control import Directives
-from hearthd.cache.counts import Counts, Result
+from hearthd.cache.asked import Asked, Found
+from hearthd.cache.counts import Counts
 from hearthd.cache.exact import ExactCache
-from hearthd.cache.fingerprint import Fingerprint, fingerprint, is_deterministic, partition_of
+from hearthd.cache.fingerprint import Fingerprint, fingerprint, is_deterministic
 from hearthd.cache.flight import Flight
+from hearthd.cache.policy import Policy
 from hearthd.cache.question import question_of
 from hearthd.cache.recording import Recording, Step, as_recorded, is_whole, replayed
 from hearthd.cache.renderings import Rendering, Renderings
-from hearthd.cache.source import Live, Replay, Source
-from hearthd.config.schema import CacheConfig, KeyConfig, ModelCacheConfig
+from hearthd.cache.semantic import SemanticCache
+from hearthd.cache.source import Live, Replay
+from hearthd.config.schema import CacheConfig
 from hearthd.errors import NotCached
-from hearthd.serving.generation import GenerationRequest
 from hearthd.serving.identity import ModelIdentity
-from hearthd.serving.principal import LEVELS, Principal
 from hearthd.serving.service import Serving
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request as the cache sees it: the choices, and how it is to be answered."""
-
-    requests: Sequence[GenerationRequest]
-    seeded: bool  # the client gave a seed
-    control: Directives
-    wording: bytes  # hash of all that decides how the answer is worded: path and body
-    id: str  # that a new answer gets
-    created: int  # unix seconds
-
-    @property
-    def model(self) -> str:
-        return self.requests[0].model
-
-    @property
-    def principal(self) -> Principal:
-        return self.requests[0].principal
-
-    @property
-    def level(self) -> int:
-        return LEVELS[self.requests[0].klass]
-
-    @property
-    def deadline_seconds(self) -> float | None:
-        """On the monotonic clock; the key's own where the request has none."""
-        submit, own = self.requests[0].submit, self.principal.limits.deadline_seconds
-        if submit.deadline_seconds is None and own is not None:
-            return submit.arrived_seconds + own
-        return submit.deadline_seconds
-
-
-@dataclass(slots=True)
-class Found:
-    """An answer, and how it came to be one."""
-
-    result: Result
-    id: str
-    created: int  # unix seconds
-    info: wire.ModelInfo | None = (
-        None  # of the model that answered; unknown yet where it is computed
-    )
-    source: Source | None = None  # None: `body` is all
-    body: bytes | None = None  # as it was worded before
-    age_seconds: int | None = None  # of a hit
-    keep: Callable[[bytes], None] = field(default=lambda body: None)  # told how a hit was worded
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the configuration says of the cache."""
-
-    cache: CacheConfig
-    models: Mapping[str, ModelCacheConfig]
-    keys: Mapping[str, KeyConfig]
-
-    def partition(self, principal: Principal) -> str:
-        """Whose answers a principal gets."""
-        key = self.keys.get(principal.name)
-        group = "" if key is None else key.cache_group
-        return partition_of(principal, group=group, shared=self.cache.shared)
-
-    def model(self, name: str) -> ModelCacheConfig:
-        """Of one model, by the name of its deployment."""
-        return self.models.get(name, _DEFAULT)
-
-
-_DEFAULT = ModelCacheConfig()
 
 
 class ResponseCache:
@@ -108,6 +36,11 @@ class ResponseCache:
         self.counts = counts
         self.exact = exact
         self._serving = serving
+        self.semantic = (
+            SemanticCache(serving, exact, policy, counts)
+            if exact is not None and policy.cache.embedder
+            else None
+        )
         self._renderings = Renderings(policy.cache.memory)
         self._flights: dict[bytes, Flight] = {}
         self._digests: dict[str, str] = {}  # of models, as last seen
@@ -164,12 +97,14 @@ class ResponseCache:
             asked.requests, identity, self.policy.partition(asked.principal), seeded=asked.seeded
         )
         found = await self._kept(self.exact, asked, identity, wanted)
+        if found is None and wanted.key not in self._flights:
+            found = await self._in_other_words(self.exact, asked, identity)
         if found is None:
             found = self._join(asked, wanted, stack)
         if found is None:
             if asked.control.only_if_cached:
                 raise _not_cached()
-            found = await self._lead(asked, live, wanted, stack)
+            found = await self._lead(asked, live, identity, wanted, stack)
         self.counts.result(identity.name, found.result)
         return found
 
@@ -255,6 +190,36 @@ class ResponseCache:
             keep=keep,
         )
 
+    async def _in_other_words(
+        self, exact: ExactCache, asked: Asked, identity: ModelIdentity
+    ) -> Found | None:
+        """The answer to the same question in other words, where the operator has switched that on."""
+        semantic = self.semantic
+        if semantic is None or asked.control.no_cache or asked.control.max_age_seconds == 0:
+            return None
+        if self.policy.semantic(identity.name, asked.principal) != "on":
+            return None
+        question = semantic.question(asked, identity)
+        found = None if question is None else await semantic.find(question)
+        if found is None or not self._is_fresh(asked, identity.name, found[0].entry.created):
+            return None
+        neighbour, recording = found
+        entry = neighbour.entry
+        self._count_hit(
+            exact, Fingerprint(entry.key, entry.scope), entry.cost_seconds,
+            entry.n_prompt + entry.n_output,
+        )  # fmt: skip
+        self.counts.semantic[identity.name, "given"] += 1
+        return Found(
+            "HIT",
+            recording.id,
+            recording.created,
+            identity.info,
+            Replay(identity.info, list(replayed(recording.steps))),
+            age_seconds=_age(recording.created),
+            similarity=neighbour.similarity,
+        )
+
     def _count_hit(
         self, exact: ExactCache, wanted: Fingerprint, cost_seconds: float, n_tokens: int
     ) -> None:
@@ -274,7 +239,12 @@ class ResponseCache:
         return Found("COALESCED", flight.id, flight.created, source=reader)
 
     async def _lead(
-        self, asked: Asked, live: Callable[[], Live], wanted: Fingerprint, stack: AsyncExitStack
+        self,
+        asked: Asked,
+        live: Callable[[], Live],
+        identity: ModelIdentity,
+        wanted: Fingerprint,
+        stack: AsyncExitStack,
     ) -> Found:
         """Compute it. Between the look for others and the note that it is under way nothing is awaited."""
         async with AsyncExitStack() as entered:
@@ -286,21 +256,25 @@ class ResponseCache:
                 created=asked.created,
                 level=asked.level,
                 deadline_seconds=asked.deadline_seconds,
-                on_end=lambda ended: self._ended(asked, wanted, ended),
+                on_end=lambda ended: self._ended(asked, identity, wanted, ended),
             )
         self._flights[wanted.key] = flight
         reader = flight.join(None)  # its deadline is the engine's business
         stack.callback(flight.leave, reader)
         return Found("MISS", asked.id, asked.created, source=reader)
 
-    def _ended(self, asked: Asked, wanted: Fingerprint, flight: Flight) -> None:
+    def _ended(
+        self, asked: Asked, identity: ModelIdentity, wanted: Fingerprint, flight: Flight
+    ) -> None:
         """Keep a whole answer; whoever asks until it is on disk is still answered from memory."""
         if flight.is_over and is_whole(flight.steps, len(asked.requests)):
-            self._spawn(self._put(asked, wanted, flight))
+            self._spawn(self._put(asked, identity, wanted, flight))
         else:
             self._land(wanted, flight)
 
-    async def _put(self, asked: Asked, wanted: Fingerprint, flight: Flight) -> None:
+    async def _put(
+        self, asked: Asked, identity: ModelIdentity, wanted: Fingerprint, flight: Flight
+    ) -> None:
         try:
             info = flight.info
             if self.exact is not None and info is not None and info.digest == wanted.scope.digest:
@@ -312,6 +286,10 @@ class ResponseCache:
                 await self.exact.put(wanted, recording, cost_seconds, question_of(asked.requests))
         finally:
             self._land(wanted, flight)
+        question = None if self.semantic is None else self.semantic.question(asked, identity)
+        if self.semantic is not None and question is not None:
+            shadow = self.policy.semantic(identity.name, asked.principal) == "shadow"
+            await self.semantic.learn(question, wanted, flight.steps, judge=shadow)
 
     def _land(self, wanted: Fingerprint, flight: Flight) -> None:
         if self._flights.get(wanted.key) is flight:

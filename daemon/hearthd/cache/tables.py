@@ -64,4 +64,21 @@ def m001_answers(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
-SCHEMA = Schema("cache", (m001_answers,), "hearthd.cache.tables:SCHEMA")
+def m002_questions(db: sqlite_utils.Database) -> None:
+    """Questions of kept answers, to be found by other words; they go with their answers."""
+    db.execute(
+        """
+        CREATE TABLE questions (
+            id INTEGER PRIMARY KEY,
+            context BLOB NOT NULL,
+            answer INTEGER NOT NULL UNIQUE REFERENCES answers (id) ON DELETE CASCADE,
+            question TEXT NOT NULL,
+            signs BLOB NOT NULL,
+            vector BLOB NOT NULL
+        )
+        """
+    )
+    db.execute("CREATE INDEX questions_context ON questions (context)")
+
+
+SCHEMA = Schema("cache", (m001_answers, m002_questions), "hearthd.cache.tables:SCHEMA")

@@ -219,6 +219,7 @@ def _check(config: Config, values: Layer) -> None:
     _check_names(config, values)
     _check_keys(config, values)
     _check_drafts(config, values)
+    _check_embedder(config, values)
     if len(config.socket.encode()) > MAX_SOCKET_PATH_BYTES:
         raise _wrong(
             values[("socket",)],
@@ -287,6 +288,13 @@ def _check_drafts(config: Config, values: Layer) -> None:
             near = difflib.get_close_matches(draft, config.models, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise _wrong(values[at], at, f"there is no model {draft!r}{hint}")
+
+
+def _check_embedder(config: Config, values: Layer) -> None:
+    """What compares questions is a model that there is."""
+    name, at = config.cache.embedder, ("cache", "embedder")
+    if name and name not in config.models:
+        raise _wrong(values[at], at, f"there is no model {name!r}")
 
 
 def _unknown(source: Source, key: Key, known: Iterable[str]) -> ConfigError:

@@ -41,12 +41,17 @@ class StageConfig(Section, frozen=True):
     layers: tuple[int, int] | None = None  # unset: all
 
 
+SemanticMode: TypeAlias = Literal["off", "shadow", "on"]
+"""Of answers to the same question in other words: none, measured only, given."""
+
+
 class ModelCacheConfig(Section, frozen=True):
     """[models.NAME.cache]"""
 
     enabled: bool = True
     ttl_seconds: PositiveSeconds = 7 * 86400.0  # an older answer is computed anew
     sampled: bool = False  # also answers at a temperature, without a seed
+    semantic: SemanticMode = "shadow"  # where cache.embedder is set
 
 
 class AdapterConfig(Section, frozen=True):
@@ -105,6 +110,7 @@ class KeyConfig(Section, frozen=True, rename={"klass": "class"}):
     limits: KeyLimitsConfig = KeyLimitsConfig()
     salt: str = ""  # prefixes are shared only among keys with the same salt
     cache_group: str = ""  # keys with the same group share cached answers; empty: with nobody
+    semantic: SemanticMode | None = None  # unset: as its model says
     models: tuple[str, ...] = ()  # names of models it may use; empty: all
 
 
@@ -144,6 +150,8 @@ class CacheConfig(Section, frozen=True):
     memory: Size = 16 << 20  # answers in memory, ready to be sent
     entry: Size = 1 << 20  # one answer at most
     shared: bool = False  # all keys share answers
+    embedder: str = ""  # name of a model that compares questions; empty: none are compared
+    threshold: Annotated[float, Meta(ge=0.5, le=1)] = 0.95  # of questions that are the same
 
 
 class HardwareConfig(Section, frozen=True):

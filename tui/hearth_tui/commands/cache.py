@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
@@ -14,10 +13,10 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from hearth_tui.address import find_address
-from hearth_tui.cache_types import AnswerList, CachedAnswer, Dropped, Imported, Summary
+from hearth_tui.cache_types import AnswerList, Audit, CachedAnswer, Dropped, Imported, Summary
 from hearth_tui.cache_warming import warm_requests
 from hearth_tui.client import Client
+from hearth_tui.connect import open_box
 from hearth_tui.errors import EXIT_OK, BoxError, NotHearth, UsageError
 from hearth_tui.selection import select_model
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which answers."""
     parser.add_argument("action", choices=_ACTIONS, help="what to do")
     parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="of export, import and warm; - is a pipe"
+        "file", nargs="?", metavar="FILE", help="of export, import, warm and audit; - is a pipe"
     )
     parser.add_argument("-m", "--model", help="only its answers; of warm: who answers")
     parser.add_argument("--key", metavar="HEX", help="only answers whose key begins so (see ls)")
@@ -40,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--order", choices=("recent", "hits", "saved"), default="hits", help="of ls (default: hits)"
     )
     parser.add_argument("-n", "--limit", type=int, default=20, help="of ls (default: 20)")
-    parser.add_argument("--json", action="store_true", help="print JSON: stats, ls")
+    parser.add_argument("--json", action="store_true", help="print JSON: stats, ls, audit")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it and return the exit status."""
-    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+    with open_box(arguments) as box:
         return _ACTIONS[arguments.action](box, arguments)
 
 
@@ -146,6 +145,25 @@ def _warm(box: Client, arguments: argparse.Namespace) -> int:
     return 1 if results["failed"] else EXIT_OK
 
 
+def _audit(box: Client, arguments: argparse.Namespace) -> int:
+    from hearth_tui.cache_tables import audit_lines, audit_table
+    from hearth_tui.tables import make_console
+
+    with _reading(arguments.file) as file:
+        response = box.call(
+            "POST", "/api/v1/cache/audit", content=_pieces_of(file), patience_seconds=None
+        )
+    if arguments.json:
+        print(msgspec.json.format(response.content).decode())
+        return EXIT_OK
+    audit = _read(response.content, Audit)
+    console = make_console()
+    console.print(audit_table(audit))
+    for line in audit_lines(audit):
+        console.print(line)
+    return EXIT_OK
+
+
 _ACTIONS: Mapping[str, Callable[[Client, argparse.Namespace], int]] = {
     "stats": _stats,
     "ls": _ls,
@@ -153,6 +171,7 @@ _ACTIONS: Mapping[str, Callable[[Client, argparse.Namespace], int]] = {
     "export": _export,
     "import": _import,
     "warm": _warm,
+    "audit": _audit,
 }
 
 
