@@ -113,7 +113,9 @@ def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
     adapter_bytes = sum(adapter.n_bytes for adapter in adapters.values())
 
     def total_bytes(kv_tokens: int) -> int:
-        room = Room(LEAST, kv_tokens)
+        return room_bytes(Room(LEAST, kv_tokens))
+
+    def room_bytes(room: Room) -> int:
         n_bytes = _n_bytes(model, _stages(load, model, room)) + adapter_bytes
         return n_bytes if small is None else n_bytes + _n_bytes(small[1], _stages(*small, room))
 
@@ -124,6 +126,7 @@ def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
         kv_tokens=load.kv_tokens,
         budget_bytes=load.budget_bytes,
         total_bytes=total_bytes,
+        room_bytes=room_bytes,
     )
     stages = _stages(load, model, room)
     draft = None

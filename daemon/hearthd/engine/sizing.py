@@ -31,11 +31,13 @@ def choose_room(
     kv_tokens: int | None,
     budget_bytes: int | None,
     total_bytes: Callable[[int], int],
+    room_bytes: Callable[[Room], int] | None = None,
 ) -> Room:
     """What was asked for, or as much as a fair share of the budget holds.
 
-    `total_bytes` estimates the whole load for a number of key-value tokens. What is asked for is
-    never made smaller: if it does not fit, the ledger says so. Raises Unsupported for sizes that
+    `total_bytes` estimates the whole load for a number of key-value tokens, `room_bytes` for a room:
+    memory that every sequence has at full length grows with that alone. What is asked for is never made
+    smaller: if it does not fit, the ledger says so. Raises Unsupported for sizes that
     contradict each other or the model.
     """
     if context is not None and context > context_trained:
@@ -52,6 +54,9 @@ def choose_room(
         affordable = max(0, int((budget_bytes - fixed) * KV_SHARE)) // per_token
     if context is None:
         context = _context_that_fits(context_trained, kv_tokens or affordable)
+        if room_bytes is not None and budget_bytes is not None and not token_bytes:
+            most = fixed + int((budget_bytes - fixed) * KV_SHARE)
+            context = _context_within(context, most, room_bytes)
     if kv_tokens is None and not token_bytes:  # what it remembers does not grow
         kv_tokens = context * concurrency
     if kv_tokens is None:
@@ -59,6 +64,13 @@ def choose_room(
         if affordable is not None:
             kv_tokens = max(context, min(kv_tokens, affordable))
     return Room(context, kv_tokens)
+
+
+def _context_within(context: int, most_bytes: int, room_bytes: Callable[[Room], int]) -> int:
+    """The context, halved until the load stays within those bytes."""
+    while room_bytes(Room(context, context)) > most_bytes and context // 2 >= LEAST_CONTEXT:
+        context //= 2
+    return context
 
 
 def _context_that_fits(trained: int, limit: int | None) -> int:
