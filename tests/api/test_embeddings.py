@@ -39,6 +39,7 @@ task = "embed"
 pooling = "mean"
 context = 256
 """
+MODELS = ("vectors", "ranks", "text", "slow", "bert", "judge", "asked")
 BERT, JUDGE = TinyBert(), TinyBert("rank", seed=3)
 
 
@@ -51,6 +52,8 @@ def box() -> Iterator[Daemon]:
         config = Path(folder) / "hearthd.toml"
         config.write_text(CONFIG.format(folder=folder))
         with running(Path(folder), "--config", str(config)) as daemon:
+            for name in MODELS:  # as many engines need their time
+                daemon.until(lambda name=name: daemon.model(name)["state"] == "ready")  # type: ignore[misc]
             daemon.until_ready()
             yield daemon
 

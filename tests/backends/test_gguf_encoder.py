@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from tiny_bert import CLS, SEP, TinyBert, some_texts
+from tiny_encoders import write_encoder
 
 from hearth_backends.base import DeviceInfo, Lease, LoadedModel
 from hearth_backends.encoder import Encoder, EncoderSpec, PairTokenizer
@@ -169,6 +170,22 @@ def test_a_decoder_asked_for_vectors(make_gguf: MakeGguf, architecture: str) -> 
     np.testing.assert_allclose(together, alone, atol=2e-3)
     np.testing.assert_allclose(again, alone, atol=2e-3)
     assert np.linalg.norm(alone[0] - alone[1]) > 0.1
+
+
+@pytest.mark.parametrize("architecture", ["nomic-bert", "jina-bert-v2", "gemma-embedding"])
+def test_other_encoders(tmp_path: Path, architecture: str) -> None:
+    """Their graphs are llama.cpp's own; here, that what is around them fits."""
+    model = _open(write_encoder(tmp_path / "encoder.gguf", architecture))
+    assert not model.spec.encoding.generates
+    token_lists = [_tokens(model, text) for text in some_texts(8, longest=10)]
+    with closing(_load(model, _spec())) as encoder:
+        together = encoder.encode(token_lists)
+        alone = np.concatenate([encoder.encode([tokens]) for tokens in token_lists])
+    with closing(_load(model, _spec("cls"))) as encoder:
+        first = encoder.encode([[CLS, 10, 11, SEP], [CLS, 10, 12, SEP]])
+    np.testing.assert_allclose(together, alone, atol=2e-4)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+    assert np.abs(first[0] - first[1]).max() > 1e-3, "the first token does not see what follows"
 
 
 def test_a_reranker_that_says_yes_or_no(tmp_path: Path, make_gguf: MakeGguf) -> None:

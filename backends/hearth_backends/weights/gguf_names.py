@@ -45,10 +45,10 @@ NOT_DECODERS = frozenset(
 ENCODERS = frozenset(
     {
         "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
-        "jina-bert-v3", "eurobert", "t5encoder", "gemma-embedding", "llama-embed",
+        "jina-bert-v3", "eurobert", "gemma-embedding", "llama-embed",
     }
 )  # fmt: skip
-"""Of those, the ones that turn texts into vectors."""
+"""Of those, the ones that turn texts into vectors, and do in one pass over all tokens."""
 
 _OUTER = {
     "token_embd": "model.embed_tokens",
