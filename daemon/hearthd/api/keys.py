@@ -20,6 +20,7 @@ class ApiOptions:
 
     max_body_bytes: int = 32 * 1024 * 1024
     insecure: bool = False  # no address needs a key
+    compress_local: bool = False  # also what goes to this machine itself
     keep_alive_seconds: float = 15.0  # of silence on a stream, before a comment is sent
 
 

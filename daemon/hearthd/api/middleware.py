@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from hearthd import __version__, log
 from hearthd.api.authentication import PRINCIPAL, authenticate
+from hearthd.api.compression import compressed
 from hearthd.api.envelope import REQUEST_ID, error_response
 from hearthd.api.keys import METRICS, SERVING
 from hearthd.api.rate_headers import rate_headers
@@ -45,7 +46,7 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
     log.request_id.set(request_id)
     status = _CLIENT_GONE
     try:
-        response = await _answer(request, handler)
+        response = await compressed(request, await _answer(request, handler))
         status = response.status
     finally:
         request.app[METRICS].count_http(_route_of(request), _method_of(request), status)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import msgspec
 from aiohttp import web
 
+from hearthd.api.compression import coding_for, packer
 from hearthd.api.envelope import envelope
 from hearthd.errors import HearthError
 
@@ -40,6 +42,10 @@ class EventStream:
 
     def __init__(self, request: web.Request, *, keep_alive_seconds: float) -> None:
         self.response = web.StreamResponse(headers=_HEADERS)
+        coding = coding_for(request)
+        self._packer = None if coding is None else packer(coding)
+        if coding is not None:
+            self.response.headers.update({"Content-Encoding": coding, "Vary": "Accept-Encoding"})
         self._request = request
         self._keep_alive_seconds = keep_alive_seconds
         self._lock = asyncio.Lock()  # a comment never cuts into an event
@@ -65,6 +71,9 @@ class EventStream:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._packer is not None and self.started and error is None:
+            with suppress(ConnectionResetError):
+                await self.response.write(self._packer.finish())
 
     async def send(self, chunks: Iterable[msgspec.Struct]) -> None:
         """Each chunk as an event, all in one write."""
@@ -87,7 +96,7 @@ class EventStream:
         async with self._lock:
             if not self.started:
                 await self.response.prepare(self._request)
-            await self.response.write(data)
+            await self.response.write(data if self._packer is None else self._packer.pack(data))
             self._written_seconds = asyncio.get_running_loop().time()
 
     async def _keep_alive(self) -> None:
