@@ -28,6 +28,8 @@ from hearth_backends.onnx import packing
 from hearth_backends.onnx.decoder import build_decoder
 from hearth_backends.onnx.memory import packed_bytes
 from hearth_backends.weights.opening import open_reader
+from hearthd import wire
+from hearthd.engine.loader import plan_load
 
 
 def test_devices() -> None:
@@ -65,6 +67,17 @@ def test_the_estimate_of_weights_is_what_is_packed(make_gguf: MakeGguf) -> None:
     for kind in ("fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128"):
         spec = whole_spec(model, weight_kind=kind)
         assert packed_bytes(model.spec, spec) == pytest.approx(_made_bytes(model, spec), rel=0.1)
+
+
+def test_unasked_the_slots_of_all_sequences_fit_the_budget() -> None:
+    budget = 120 << 20
+    load = wire.Load(
+        "canary", "builtin:canary", backend="onnx", concurrency=64, threads=1, budget_bytes=budget
+    )
+    plan = plan_load(load)
+    assert 512 <= plan.room.context < canary().spec.context_trained
+    need = plan.lease_requests()[0]
+    assert need.weights_bytes + need.kv_bytes + need.workspace_bytes <= budget
 
 
 def test_a_checkpoint_is_served_by_an_engine(tmp_path: Path) -> None:

@@ -109,13 +109,19 @@ def test_parts_of_models_have_no_8_bit_keys_and_values() -> None:
         Runner(model, cut_specs(model, 2, weight_kind="fp32", kv_dtype="q8_0"), ONNX)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8", "int8-32", "int4-32"])
-def test_neighbours_change_no_bit_of_a_row(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "kv_dtype"),
+    [("fp32", "f32"), ("int8", "f32"), ("int8-32", "f32"), ("int4-32", "f32"), ("int8", "q8_0")],
+)
+def test_neighbours_change_no_bit_of_a_row(
+    kind: str, kv_dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEARTH_CACHE", str(tmp_path))
     model = canary()
     texts = [noise(50, seed) for seed in range(8)]
     alone: list[Array] = []
     for n in (1, 2, 4, 8):
-        runner = onnx_runner(model, kind, n_seq=8)
+        runner = onnx_runner(model, kind, n_seq=8, kv_dtype=kv_dtype)
         lengths = [6 + 3 * i for i in range(n)]
         for i in range(n):
             runner.step(Rows(i, texts[i][: lengths[i]]))

@@ -39,6 +39,25 @@ def test_a_small_budget_halves_the_context_that_nobody_asked_for() -> None:
     assert room(budget_bytes=WEIGHTS + 2 * PER_TOKEN * 3000) == Room(2048, 3000)
 
 
+def test_a_context_fits_also_where_every_sequence_has_all_of_it() -> None:
+    def slots(room: Room) -> int:
+        return WEIGHTS + 4 * room.context * PER_TOKEN
+
+    def chosen(context: int | None) -> Room:
+        return choose_room(
+            context_trained=8192,
+            context=context,
+            concurrency=4,
+            kv_tokens=None,
+            budget_bytes=WEIGHTS + 2 * PER_TOKEN * 4 * 3000,
+            total_bytes=lambda kv_tokens: slots(Room(1, kv_tokens)),
+            room_bytes=slots,
+        )
+
+    assert chosen(None) == Room(2048, 8192)
+    assert chosen(8000) == Room(8000, 32000)
+
+
 def test_what_is_asked_for_is_not_made_smaller() -> None:
     assert room(context=8000, budget_bytes=WEIGHTS) == Room(8000, 8000)
 
