@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import msgspec
-import zstandard
 
 from hearthd import wire
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Step: TypeAlias = Sequence[tuple[int, wire.Delta]]
 """What arrived together: the index of a choice, and what it gained."""
 
-_LEVEL: Final = 3
+_OPTIONS: Final = {
+    int(zstd.CompressionParameter.compression_level): 3,
+    int(zstd.CompressionParameter.checksum_flag): 1,
+}
 _MOST_BYTES: Final = 256 * 1024 * 1024  # of an answer, unpacked
 
 _encoder = msgspec.msgpack.Encoder()
@@ -59,18 +67,16 @@ def is_whole(steps: Sequence[Step], n_choices: int) -> bool:
 
 def pack(recording: Recording) -> bytes:
     """Bytes for the disk. Takes as long as the answer is big."""
-    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(
-        _encoder.encode(recording)
-    )
+    return zstd.compress(_encoder.encode(recording), options=_OPTIONS)
 
 
 def unpack(data: bytes, key: bytes) -> Recording:
     """The recording; raises BadRecording. Takes as long as the answer is big."""
     try:
-        if zstandard.frame_content_size(data) > _MOST_BYTES:
+        if (zstd.get_frame_info(data).decompressed_size or 0) > _MOST_BYTES:
             raise BadRecording("too large to be an answer")
-        recording = _decoder.decode(zstandard.ZstdDecompressor().decompress(data))
-    except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as error:
+        recording = _decoder.decode(zstd.decompress(data))
+    except (zstd.ZstdError, msgspec.MsgspecError, ValueError) as error:
         raise BadRecording(str(error)) from error
     if recording.key != key:
         raise BadRecording("the answer to another request")
