@@ -14,7 +14,7 @@ from hearthd import wire
 from hearthd.engine.costs import StepCosts
 from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.drafting.offer import pays_to_follow
-from hearthd.engine.drafting.purse import SHARE, START, Purse
+from hearthd.engine.drafting.purse import SHARE, Purse
 from hearthd.engine.drafting.widths import Widths, best_depth
 
 SIM = "sim:layers=2,context=4096"
@@ -181,8 +181,10 @@ def test_a_long_text_is_followed_for_a_long_answer_only() -> None:
 
 
 def test_an_empty_purse_is_closed_until_some_has_gathered() -> None:
-    purse = Purse()
-    purse.settle(-START - 1.0)
+    purse = Purse(10.0)
+    purse.settle(-9.0)
+    assert purse.is_open
+    purse.settle(-2.0)
     assert not purse.is_open
     n_steps = 0
     while not purse.is_open:

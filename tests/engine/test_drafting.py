@@ -123,6 +123,7 @@ def run(
         one.tokens += gained
         spent += took
         plain += len(gained) * seconds(1)
+    gate.forget(one)
     return spent, plain
 
 
@@ -158,3 +159,13 @@ def test_now_and_then_a_step_goes_plain() -> None:
     widths = [len(gate.propose([one], [8], 8)[0]) for _ in range(2 * PLAIN_EVERY)]
     assert widths.count(0) >= 2
     assert max(widths) > 0
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.002])
+def test_a_hiccup_of_the_machine_does_not_close_the_gate(slope: float) -> None:
+    gate = DraftGate()
+    run(gate, 100, lambda n: 0.01 + slope * n, lambda i: i % 20)
+    for _ in range(5):
+        run(gate, 1, lambda _n: 30.0, lambda i: i % 20)
+    spent, plain = run(gate, 100, lambda n: 0.01 + slope * n, lambda i: i % 20)
+    assert plain / spent > 2

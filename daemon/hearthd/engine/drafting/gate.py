@@ -24,6 +24,7 @@ from hearthd.engine.drafting.lookup import (
     PromptLookup,
 )
 from hearthd.engine.drafting.offer import ModelOffer
+from hearthd.engine.drafting.purse import LOOKUP_START, Purse
 from hearthd.engine.drafting.widths import MAX_DRAFT_TOKENS, Widths, best_widths
 from hearthd.engine.request import Request
 from hearthd.engine.step import StepPlan
@@ -31,6 +32,7 @@ from hearthd.engine.step import StepPlan
 PLAIN_EVERY = 64
 """Every so many steps one goes without guesses, so that its cost stays known."""
 _LEAST_SHARE = 0.2  # of a step's seconds: what remains at least beside the draft model's
+_HICCUP = 2.0  # times what a step should take: what is beyond is not the guesses' doing
 
 
 class Guess(NamedTuple):
@@ -63,6 +65,7 @@ class DraftGate:
         self.offer = offer
         self._lookup = lookup
         self._everybody = Acceptance(len(LOOKUP_LENGTHS), priors=LOOKUP_PRIORS)
+        self._purse = Purse(LOOKUP_START)  # of what the text foretells
         self._memories: dict[int, _Memory] = {}
         self._n_steps = 0
 
@@ -97,7 +100,7 @@ class DraftGate:
             forced = request.grammar.forced()[:limit]
             if forced:
                 return Guess(forced, "grammar", ())
-        if not self._lookup:
+        if not (self._lookup and self._purse.is_open):
             return _NO_GUESS
         match = self._memory(request).lookup.guess(request.tokens, limit)
         if not match.tokens:
@@ -141,16 +144,11 @@ class DraftGate:
         """Learn what a step of decoding requests only has cost, and which guesses stood."""
         n_guessed = sum(plan.drafts)
         model_seconds = 0.0 if self.offer is None else self.offer.take_seconds()
-        plain_steps = sum(n_gained) / len(plan)
         self.counters.seconds_model += model_seconds
         if _only_decodes(plan):
             own_seconds = max(seconds - model_seconds, _LEAST_SHARE * seconds)
             self.costs.observe(len(plan) + n_guessed, own_seconds)
-            plain = self.costs.of(len(plan))
-            if plain is not None:
-                self.counters.observe(seconds, plain * plain_steps)
-                if self.offer is not None:
-                    self.offer.settle(plain_steps, seconds / plain, guessed=model_seconds > 0)
+            self._settle(plan, sum(n_gained), own_seconds, model_seconds)
         elif self.offer is not None and model_seconds:
             plain = self.costs.of(len(plan)) or model_seconds
             n_saved = sum(max(0, gained - 1) for gained in n_gained) / len(plan)
@@ -161,6 +159,32 @@ class DraftGate:
             ):
                 if n_drafted and gained:
                     self._learn(request, n_drafted, gained)
+
+    def _settle(
+        self, plan: StepPlan, n_gained: int, own_seconds: float, model_seconds: float
+    ) -> None:
+        """What a step has brought, against plain ones, goes to whoever guessed."""
+        n_rows = len(plan) + sum(plan.drafts)
+        plain, expected = self.costs.of(len(plan)), self.costs.of(n_rows)
+        if plain is None or expected is None:
+            return
+        plain_steps = n_gained / len(plan)
+        self.counters.observe(own_seconds + model_seconds, plain * plain_steps)
+        spent = min(own_seconds, _HICCUP * expected) + model_seconds
+        self._purse.earn(plain_steps)
+        if self.offer is not None:
+            self.offer.settle(plain_steps, spent / plain, guessed=model_seconds > 0)
+        if not model_seconds and self._has_looked_up(plan):
+            self._purse.settle(plain_steps - spent / plain)
+
+    def _has_looked_up(self, plan: StepPlan) -> bool:
+        """Whether a step had guesses that the text itself made."""
+        return any(
+            n and memory is not None and memory.in_flight.source == "lookup"
+            for n, memory in zip(
+                plan.drafts, (self._memories.get(r.id) for r in plan.requests), strict=True
+            )
+        )
 
     def _learn(self, request: Request, n_guessed: int, n_gained: int) -> None:
         memory = self._memory(request)

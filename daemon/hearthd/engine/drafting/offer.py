@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hearthd.engine.costs import StepCosts
 from hearthd.engine.drafting.acceptance import Acceptance
 from hearthd.engine.drafting.model import DraftModel
-from hearthd.engine.drafting.purse import Purse
+from hearthd.engine.drafting.purse import MODEL_START, Purse
 from hearthd.engine.drafting.widths import (
     MAX_DRAFT_TOKENS,
     Depth,
@@ -45,7 +45,7 @@ class ModelOffer:
 
     def __init__(self, model: DraftModel) -> None:
         self.model = model
-        self.purse = Purse()
+        self.purse = Purse(MODEL_START)
         self._everybody = Acceptance(MAX_DRAFT_TOKENS)
         self._acceptances: dict[int, Acceptance] = {}
         self._plain_seconds = 0.0  # of the step that is being decided on

@@ -1,13 +1,15 @@
-"""Purse: what guessing with a draft model may still lose, in plain steps.
+"""Purse: what guesses of one source may still lose, in plain steps.
 
 It begins with a little, earns a share of each decoding step and all that guessing has really gained,
-and pays what it has lost. While it is empty the model does not guess, so that wrong promises cost no
-more than that share in the long run.
+and pays what it has lost. While it is empty nothing is guessed, so that wrong promises cost no more
+than that share in the long run.
 """
 
 from __future__ import annotations
 
-START = 16.0
+MODEL_START = 16.0
+"""A draft model has to see a prompt before it can be tried."""
+LOOKUP_START = 4.0
 MOST = 200.0
 """A good past does not pay for any amount of loss."""
 SHARE = 0.02
@@ -20,8 +22,8 @@ class Purse:
 
     __slots__ = ("_empty", "balance")
 
-    def __init__(self) -> None:
-        self.balance = START
+    def __init__(self, start: float) -> None:
+        self.balance = start
         self._empty = False
 
     @property
@@ -32,11 +34,11 @@ class Purse:
         return not self._empty
 
     def earn(self, n_steps: float) -> None:
-        """So many plain steps' tokens were decoded, whoever guessed."""
+        """The tokens of so many plain steps were decoded, whoever guessed."""
         self._add(SHARE * n_steps)
 
     def settle(self, n_steps: float) -> None:
-        """A step in which the model guessed has saved so many plain steps; negative: it has lost them."""
+        """A step with guesses of this source has saved so many plain steps; negative: it has lost them."""
         self._add(n_steps)
 
     def _add(self, n_steps: float) -> None:
