@@ -91,6 +91,21 @@ def test_blocks_of_a_gguf_file_are_taken_over(quant: str, make_gguf: MakeGguf) -
     assert our_kl < 2 * their_kl + 1e-4
 
 
+@pytest.mark.parametrize("quant", ["Q4_1", "Q5_0", "Q5_1", "F16", "BF16"])
+def test_other_types_of_a_gguf_file_come_as_near_as_they_can(
+    quant: str, make_gguf: MakeGguf
+) -> None:
+    pytest.importorskip("llama_cpp")
+    from hearth_backends.gguf.vocab import open_gguf
+
+    model = open_gguf(str(make_gguf(architecture="qwen2", quant=quant)))
+    exact = Runner(model, [whole_spec(model, weight_kind="fp32")], ONNX)
+    ours = Runner(model, [whole_spec(model, weight_kind="file")], ONNX)
+    with closing(exact), closing(ours):
+        expected = _whole_text(exact)
+        assert _kl(expected, _whole_text(ours)) < (1e-9 if "F" in quant else 0.03)
+
+
 def _whole_text(runner: Runner) -> F32:
     """Distributions after every token, in chunks and token by token."""
     chunks = [TEXT[:50], TEXT[50:53], *([token] for token in TEXT[53:60]), TEXT[60:]]
