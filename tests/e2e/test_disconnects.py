@@ -186,12 +186,14 @@ def gauge(box: Daemon, name: str, model: str) -> int:
     return sum(of_model(metrics(box), name, model).values())
 
 
+def n_there(box: Daemon, model: str) -> int:
+    """Requests that run or wait."""
+    return sum(gauge(box, f"hearth_{state}_requests", model) for state in ("running", "waiting"))
+
+
 async def until_idle(box: Daemon, model: str, kv_tokens: int) -> None:
     """Nothing runs or waits at once; the engine tells of its memory each second."""
-    await asyncio.to_thread(
-        box.until,
-        lambda: not sum(gauge(box, f"hearth_{s}_requests", model) for s in ("running", "waiting")),
-    )
+    await asyncio.to_thread(box.until, lambda: not n_there(box, model))
     await asyncio.to_thread(
         box.until, lambda: gauge(box, "hearth_kv_free_tokens", model) == kv_tokens
     )
@@ -253,16 +255,16 @@ async def test_the_next_begins_within_a_step(box: Daemon, moment: str) -> None:
     """The first holds the only place for minutes, unless its leaving frees it."""
     step_seconds = 0.5
     long = "x" * 400  # a dozen steps
-    first = streaming(box, "slow", long if moment == "its prompt is read" else "x", max_tokens=400)
+    first = streaming(box, "slow", long if moment == "its prompt is read" else "x", max_tokens=100)
     reader = await first.__aenter__()
     if moment == "answered":
         await first_event(reader)
     else:
         await asyncio.sleep(1.0)
     async with streaming(box, "slow", "y", max_tokens=1) as second:
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(box.until, lambda: n_there(box, "slow") == 2)
         left = time.monotonic()
         await first.__aexit__(None, None, None)
         took = await first_event(second) - left
     assert took < 2 * step_seconds + 1.0  # the step under way, its own, and a slow machine
-    await asyncio.to_thread(box.until, lambda: not gauge(box, "hearth_running_requests", "slow"))
+    await asyncio.to_thread(box.until, lambda: not n_there(box, "slow"))
