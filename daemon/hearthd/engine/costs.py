@@ -10,8 +10,11 @@ LEAST_PROMPT_ROWS = 16
 """Of a step, however slow: prompts get on."""
 FIRST_PROMPT_ROWS = 64
 """Beside decoding requests, before anything was measured."""
-PLAIN_STEPS = 2.0
-"""A step with prompts may take so many plain ones, where that is longer than the target."""
+PLAIN_STEPS = 8.0
+"""Where plain steps already take more than half of the target, a step with prompts may take so many of them.
+
+Rows are dear in small chunks: cut to one plain step's time, prompts would take half as much time again.
+"""
 _EWMA = 0.15
 _ROW_EWMA = 0.3
 _LEAST_SHARE = 0.05  # of a step's mean seconds for each row: what a row is taken to cost at least
@@ -100,20 +103,34 @@ class PromptCosts:
         """Of a row of a prompt that has the stages for itself; None before one was measured."""
         return self._alone
 
-    def prompt_rows(self, n_decoding: int, target_seconds: float) -> int:
+    def prompt_rows(self, n_decoding: int, n_prompts: int, target_seconds: float) -> int:
         """Rows of prompts that a step may hold beside decoding requests, to take no longer than the target.
 
-        Where plain steps take longer than half of that, PLAIN_STEPS of them are the target.
+        Where plain steps take longer than half of that, PLAIN_STEPS of them are the target, and more
+        where prompts are many: those who wait have no token at all, and few streams use a step badly.
         """
-        plain = self.decoding.of(n_decoding)
+        plain = self._plain_seconds(n_decoding)
         if plain is None:  # no step was without prompts: the more rows, the less each has to bear
             each, left = self._share, target_seconds
         else:
             each = self._beside or self._alone
-            left = max(target_seconds, PLAIN_STEPS * plain) - plain
+            most = target_seconds
+            if 2 * plain > target_seconds:
+                most = PLAIN_STEPS * plain * (1 + n_prompts / n_decoding)
+            left = most - plain
         if not each:  # nothing was measured, or too fast for the clock
             return FIRST_PROMPT_ROWS
         return max(LEAST_PROMPT_ROWS, int(left / each))
+
+    def rows_alone(self, target_seconds: float) -> int:
+        """Rows of prompts that a step without decoding requests may hold, to take no longer than the target."""
+        each = self._alone or self._share
+        return max(LEAST_PROMPT_ROWS, int(target_seconds / each)) if each else FIRST_PROMPT_ROWS
+
+    def _plain_seconds(self, n_decoding: int) -> float | None:
+        """Of a step without prompts; in proportion to the widest where that was narrower."""
+        seconds, widest = self.decoding.of(n_decoding), self.decoding.widest
+        return seconds if seconds is None else seconds * max(1.0, n_decoding / max(1, widest))
 
 
 def _blend(known: float | None, seconds: float) -> float:

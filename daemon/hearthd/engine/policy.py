@@ -31,6 +31,14 @@ def victim(running: Iterable[Request]) -> Request | None:
     return max(idle, key=rank, default=None)
 
 
+def most_urgent(prompts: Iterable[Request], head: Request | None) -> int | None:
+    """The highest level among running prompts and who waits; None where there are none."""
+    levels = [request.level for request in prompts]
+    if head is not None:
+        levels.append(head.level)
+    return max(levels, default=None)
+
+
 def gives_way(head: Request, running: Iterable[Request]) -> Request | None:
     """The request that has to leave its seat for one that waits; None where nobody has to."""
     if head.level <= BATCH_LEVEL:

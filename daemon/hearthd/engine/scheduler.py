@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Want
 from hearth_backends.errors import Unsupported
@@ -27,6 +28,18 @@ from hearthd.engine.request import Request, RequestState
 from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan
 from hearthd.engine.waiting import WaitingQueue
+
+URGENT_SECONDS = 60.0
+"""So long after a request above batch, batch is ready for another: none of its steps is long."""
+
+
+class _Shares(NamedTuple):
+    """What requests have of a step."""
+
+    decoding: list[Request]
+    prompts: list[Request]
+    n_rows: int | None  # of prompts; None: as many as there are
+    above: int | None  # the level that those have to exceed who are admitted; None: no matter
 
 
 class Unserviceable(Exception):
@@ -82,6 +95,8 @@ class Scheduler:
         self._latest_turns: dict[int, float] = {}  # of each level: when one of it was given a turn
         self._leaving_seats: set[Request] = set()  # give way once no step in flight names them
         self._n_deadlines = 0  # requests here that have one
+        self._urgent_seconds = float("-inf")  # when there was last one above batch
+        self._batch_seconds = clock()  # when batch last did not stand still
         self._shortest_first = False  # among prompts, in turns
         self._n_added = 0
         self._held_back = False  # a step preempted: admit nobody before one has been committed
@@ -205,22 +220,29 @@ class Scheduler:
         selection = Selection(self.step_tokens, self.max_wants, adapters)
         decoding, prompts = self._ready()
         self._prompts_turn = not self._prompts_turn
-        selection.bound_prompts(self._prompt_rows(len(decoding)))
         if adapters is not None:
             decoding = [r for r in decoding if r.adapter in adapters]
             prompts = [r for r in prompts if r.adapter in adapters]
+        ready = decoding
+        decoding, prompts, n_rows, above = self._share_step(decoding, prompts)
+        selection.bound_prompts(n_rows)
         if self.mixed and self._prompts_turn and len(decoding) >= self.max_wants:
-            admitted = self._pick_prompts(selection, prompts)  # else nothing is ever left for them
+            admitted = self._pick_prompts(
+                selection, prompts, above
+            )  # else nothing is ever left for them
             self._pick_decoding(selection, decoding)
             return selection, admitted
         if self.mixed:
             self._pick_decoding(selection, decoding)
-            return selection, self._pick_prompts(selection, prompts)
+            admitted = self._pick_prompts(selection, prompts, above)
+            if not selection.requests:
+                self._pick_decoding(selection, ready)
+            return selection, admitted
         if not self._prompts_turn:
             self._pick_decoding(selection, decoding)
-        admitted = [] if selection.requests else self._pick_prompts(selection, prompts)
+        admitted = [] if selection.requests else self._pick_prompts(selection, prompts, above)
         if not selection.requests:
-            self._pick_decoding(selection, decoding)
+            self._pick_decoding(selection, ready)
         return selection, admitted
 
     def _ready(self) -> tuple[list[Request], list[Request]]:
@@ -269,14 +291,49 @@ class Scheduler:
             request.draft = draft
             selection.add(request, 1 + len(draft), 1 + len(draft), len(draft))
 
-    def _prompt_rows(self, n_decoding: int) -> int | None:
-        """Rows of prompts for a step that decoding requests wait for; None: as many as there are."""
-        if not n_decoding:
-            return None
-        return self.costs.prompt_rows(n_decoding, self._itl_target_seconds)
+    def _share_step(self, decoding: list[Request], prompts: list[Request]) -> _Shares:
+        """Who takes part in a step, and how many rows prompts may have in it.
 
-    def _pick_prompts(self, selection: Selection, prompts: list[Request]) -> list[Request]:
-        """Chunks of running prompts and of waiting ones, the more urgent first; returns those admitted."""
+        Batch stands still while more urgent prompts are computed. Its own steps are short as long as
+        such a prompt may come.
+        """
+        now = self.clock()
+        if any(r.level > policy.BATCH_LEVEL for r in self.running):
+            self._urgent_seconds = now
+        level = policy.most_urgent(prompts, self.waiting.first())
+        above: int | None = None
+        if level is not None and level > policy.BATCH_LEVEL:
+            self._urgent_seconds = now
+            if now - self._batch_seconds < self._aging_seconds:
+                above = policy.BATCH_LEVEL
+                decoding = [r for r in decoding if r.level > above]
+                prompts = [r for r in prompts if r.level > above]
+        if above is None:
+            self._batch_seconds = now
+        n_rows: int | None = None
+        if level is not None and level <= policy.BATCH_LEVEL and self._may_be_urgent(now):
+            n_rows = self.costs.rows_alone(self._itl_target_seconds)
+            if self._prompts_turn:
+                decoding = [r for r in decoding if r.level > policy.BATCH_LEVEL]
+            elif decoding:
+                n_rows = 0
+        elif level is not None and decoding:
+            n_seats = max(0, self.n_seq - len(self.running))
+            n_prompts = len(prompts) + min(n_seats, len(self.waiting))
+            n_rows = self.costs.prompt_rows(len(decoding), n_prompts, self._itl_target_seconds)
+        return _Shares(decoding, prompts, n_rows, above)
+
+    def _may_be_urgent(self, now: float) -> bool:
+        """Whether the next request is likely to be above batch."""
+        return now - self._urgent_seconds < URGENT_SECONDS
+
+    def _pick_prompts(
+        self, selection: Selection, prompts: list[Request], above: int | None
+    ) -> list[Request]:
+        """Chunks of running prompts and of waiting ones, the more urgent first; returns those admitted.
+
+        `above`: of those that wait, only such of a higher level.
+        """
         admitted: list[Request] = []
         admits = not (self._held_back and self.running)
         if len(prompts) > 1:
@@ -290,7 +347,7 @@ class Scheduler:
                 continue  # it has just given way
             if not self._pick_prompt(selection, request):
                 return admitted
-        return admitted + self._admit(selection) if admits else admitted
+        return admitted + self._admit(selection, above) if admits else admitted
 
     def _draft(self, chosen: list[Request], selection: Selection) -> list[list[int]] | None:
         """Guesses for the decoding requests of a step; None where nobody guesses."""
@@ -318,6 +375,9 @@ class Scheduler:
             n_rows = min(n_rows, selection.wants_left)
         elif self.caps.rollback == "checkpoint":
             n_rows = policy.rows_to_checkpoint(start, n_rows, len(request.tokens), BLOCK_TOKENS)
+            parting = self.store.parting(request, start)
+            if parting is not None:
+                n_rows = min(n_rows, parting - start)
         if n_rows > 1 and self._is_full(selection):
             return False
         if not self.mixed and selection.wants and max(n_rows, selection.wants[0].n_tokens) > 1:
