@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 MODEL: dict[str, Any] = {
     "id": "canary",
@@ -62,19 +63,31 @@ class FakeBox:
         self.dies = False  # after the last piece, without a word
         self.stream_end: list[str] | None = None  # raw events instead of finish, usage and [DONE]
         self.requests: list[dict[str, Any]] = []
+        self.key: str | None = None  # that every request must have
+        self.authorizations: list[str | None] = []  # of all requests
         self.n_answering = 0  # chats under way
         self.streaming = threading.Event()  # a first piece was sent
         self.cancelled = threading.Event()  # a client went before its answer was whole
 
     def app(self) -> web.Application:
         """The routes of a box."""
-        app = web.Application()
+        app = web.Application(middlewares=[self._admit])
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/api/v1/devices", self._devices)
         app.router.add_get("/version", self._version)
         app.router.add_post("/v1/chat/completions", self._chat)
         return app
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        sent = request.headers.get("Authorization")
+        self.authorizations.append(sent)
+        if self.key is None or sent == f"Bearer {self.key}":
+            return await handler(request)
+        code = "missing_api_key" if sent is None else "invalid_api_key"
+        error = {"message": "The key is not one of those that were given out", "code": code}
+        return web.json_response({"error": error}, status=401)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": self.models})

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
+from hearth_tui import key
 from hearth_tui.errors import (
     EXIT_INTERRUPTED,
     EXIT_OUTPUT_GONE,
@@ -33,8 +34,7 @@ the box is looked for at --url, --socket, $HEARTH_URL, $HEARTH_SOCKET,
 /run/hearthd/hearthd.sock, $XDG_RUNTIME_DIR/hearthd.sock and
 http://127.0.0.1:4327, in this order.
 
-exit status: 0 done, 1 the box said no, 2 wrong usage, 3 no box there,
-130 interrupted."""
+exit status: 0 done, 1 the box said no, 2 wrong usage, 3 no box, 130 interrupted."""
 
 
 class Command(Protocol):
@@ -88,7 +88,9 @@ def _run(argv: Sequence[str]) -> int:
     command = cast(Command, import_module(f"hearth_tui.commands.{arguments.command}"))
     parser = _command_parser(arguments.command)
     command.add_arguments(parser)
-    where = argparse.Namespace(url=arguments.url, socket=arguments.socket)
+    where = argparse.Namespace(
+        url=arguments.url, socket=arguments.socket, api_key_file=arguments.api_key_file
+    )
     # Intermixed, so that options may stand between the words of a prompt; that knows no `--`.
     parse = parser.parse_args if "--" in arguments.rest else parser.parse_intermixed_args
     return command.run(parse(arguments.rest, where))
@@ -100,7 +102,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="hearth",
         usage="hearth [--url URL | --socket PATH] COMMAND ...",
-        description=f"Talk to a Hearth box.\n\ncommands (hearth COMMAND --help says more):\n{listed}",
+        description=f"Talk to a Hearth box. Commands (hearth COMMAND --help says more):\n{listed}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -128,6 +130,23 @@ def _add_address(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument(
         "--socket", metavar="PATH", default=default, help="the box's Unix socket on this machine"
     )
+    parser.add_argument(
+        key.FLAG,
+        metavar="FILE",
+        default=default,
+        help="has the key for the box; so may $HEARTH_API_KEY",
+    )
+    parser.add_argument("--api-key", nargs="?", action=_SeenByAll, help=argparse.SUPPRESS)
+
+
+class _SeenByAll(argparse.Action):
+    """A key among the arguments is one that every user of this machine can read."""
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise UsageError(
+            "others on this machine can read a key that stands on the command line: put it into a file "
+            f"and say {key.FLAG} FILE, or into ${key.VARIABLE}"
+        )
 
 
 def _unknown_command(name: str) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from hearth_tui.address import Address
 from hearth_tui.errors import BoxError, BoxUnreachable, NotHearth, UsageError
 from hearth_tui.interrupts import Interrupts
+from hearth_tui.key import FLAG, VARIABLE
 from hearth_tui.sse import EventBuffer
 from hearth_tui.types import (
     ChatRequest,
@@ -41,9 +42,11 @@ T = TypeVar("T")
 class Client:
     """A connection to one box; every method blocks and raises BoxUnreachable or BoxError."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, key: str | None = None) -> None:
+        """`key` goes with every request."""
         self.address = address
-        self._http = _open(address)
+        self._key = key
+        self._http = _open(address, key)
         self._interrupts = Interrupts()
         self._opened = ExitStack()
 
@@ -63,7 +66,7 @@ class Client:
     def hang_up(self) -> None:
         """Close every connection, whatever goes on over it; the next question opens a new one."""
         with self._interrupts.held():
-            before, self._http = self._http, _open(self.address)
+            before, self._http = self._http, _open(self.address, self._key)
             before.close()
 
     def models(self) -> list[Model]:
@@ -127,7 +130,12 @@ class Client:
                 response.close()
 
     def call(
-        self, method: str, path: str, *, patience_seconds: float | None = ANSWER_SECONDS, **details: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        patience_seconds: float | None = ANSWER_SECONDS,
+        **details: Any,
     ) -> httpx.Response:
         """The answer to any question; `details` are httpx's."""
         timeout = httpx.Timeout(patience_seconds, connect=CONNECT_SECONDS)
@@ -225,9 +233,10 @@ class Client:
             raise UsageError(f"{str(self.address)!r} is not a URL: {error}") from error
 
 
-def _open(address: Address) -> httpx.Client:
+def _open(address: Address, key: str | None) -> httpx.Client:
     return httpx.Client(
         base_url=address.url,
+        headers={} if key is None else {"authorization": f"Bearer {key}"},
         transport=_transport(address),
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
     )
@@ -273,9 +282,21 @@ def _raise_for_status(response: httpx.Response) -> None:
     except msgspec.MsgspecError:
         raise _not_hearth(response) from None
     message = error.message
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        message = _about_the_key(response, message)
     if seconds := response.headers.get("retry-after"):
         message = f"{message} (try again in {seconds} s)"
     raise _box_error(message, response.status_code, error.code)
+
+
+def _about_the_key(response: httpx.Response, message: str) -> str:
+    """What to do about a 401; the box speaks of headers, and does not know where a key came from."""
+    if "authorization" in response.request.headers:
+        return f"the box does not take the key that was sent: {message}"
+    return (
+        f"the box wants a key: put it into ${VARIABLE}, or into a file and say {FLAG} FILE "
+        f"({message})"
+    )
 
 
 def _box_error(message: str, status: int | None, code: str | int | None) -> BoxError:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 
 import msgspec
 
 from hearth_tui import figures
-from hearth_tui.address import find_address
 from hearth_tui.answer import Answer, whole_answer
 from hearth_tui.client import Client
+from hearth_tui.connect import open_box
 from hearth_tui.errors import EXIT_OK
 from hearth_tui.output import TextOutput
 from hearth_tui.prompt import read_prompt
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the question; piped input follows it, - is only that",
     )
     parser.add_argument(
-        "-m", "--model", help="which model answers (default: the first that is ready)"
+        "-m", "--model", metavar="M", help="which model answers (default: the first that is ready)"
     )
     parser.add_argument(
         "--system", metavar="TEXT", help="instructions that come before the question"
@@ -55,9 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, print, and return the exit status."""
-    address = find_address(arguments.url, arguments.socket, os.environ)
     prompt = read_prompt(arguments.prompt, sys.stdin)
-    with Client(address) as box:
+    with open_box(arguments) as box:
         request = ChatRequest(
             model=arguments.model or _default_model(box),
             messages=_messages(arguments.system, prompt),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from hearth_tui.address import find_address
 from hearth_tui.chat import COMPLETIONS, Chat, describe_model, find_model
-from hearth_tui.client import Client
+from hearth_tui.connect import open_box
 from hearth_tui.screen import make_screen
 from hearth_tui.selection import select_model
 
@@ -22,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Talk until the user leaves, and return the exit status."""
-    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+    with open_box(arguments) as box:
         models = box.models()
         model = find_model(models, arguments.model) if arguments.model else select_model(models)
         screen = make_screen(COMPLETIONS)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 import msgspec
 
-from hearth_tui.address import find_address
-from hearth_tui.client import Client
+from hearth_tui.connect import open_box
 from hearth_tui.errors import EXIT_OK
 from hearth_tui.printable import one_line
 from hearth_tui.types import DeviceList
@@ -24,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the devices and return the exit status."""
-    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+    with open_box(arguments) as box:
         if arguments.json:
             print(msgspec.json.format(box.devices_json(), indent=2).decode())
         else:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 import msgspec
 
 from hearth_tui import figures
-from hearth_tui.address import find_address
-from hearth_tui.client import Client
+from hearth_tui.connect import open_box
 from hearth_tui.errors import EXIT_OK
 from hearth_tui.printable import one_line
 from hearth_tui.types import Model, Readiness
@@ -31,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status and return the exit status: 0 for a box that answers, ready or not."""
-    with Client(find_address(arguments.url, arguments.socket, os.environ)) as box:
+    with open_box(arguments) as box:
         readiness = box.readiness()
         models = [model for model in box.models() if model.parent is None]
         status = Status(str(box.address), box.version(), readiness.ready, models)
