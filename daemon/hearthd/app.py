@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from hearthd.api import keys, routes
+from hearthd.api import connection, keys, routes
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.policy import Policy
@@ -111,12 +111,10 @@ async def serve(
     with _stop_signals() as (stop, hurry):
         try:
             await runner.setup()
-            sites = [
-                web.SockSite(runner, listeners.tcp, backlog=BACKLOG),
-                web.SockSite(runner, listeners.unix, backlog=BACKLOG),
+            servers = [
+                await connection.listen(runner, listener, app[keys.METRICS], backlog=BACKLOG)
+                for listener in (listeners.tcp, listeners.unix)
             ]
-            for site in sites:
-                await site.start()
             _tell_listening(config, listeners)
             gc.collect()
             gc.freeze()  # what the start left stays; collections while serving need not look at it
@@ -124,8 +122,8 @@ async def serve(
                 await stop.wait()
                 notifier.stopping("finishing what runs")
             log.info("stopping: %g s for what runs", config.stop.drain_seconds)
-            for site in sites:
-                await site.stop()
+            for server in servers:
+                server.close()
             await _first_of(app[keys.SERVING].drain(config.stop.drain_seconds), hurry)
             await app[keys.SERVING].stop(at_once=hurry.is_set())
         finally:

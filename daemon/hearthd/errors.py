@@ -11,6 +11,7 @@ HearthError                      status  code
 │   └── ModelNotFound            404     model_not_found
 ├── MethodNotAllowed             405     method_not_allowed
 ├── BodyTooLarge                 413     body_too_large
+├── HeadersTooLarge              431     headers_too_large
 ├── Overloaded                   429     queue_full         (Retry-After)
 ├── ConcurrencyLimited           429     concurrency_limit  (Retry-After)
 ├── RateLimited                  429     rate_limit_exceeded (Retry-After)
@@ -126,6 +127,14 @@ class BodyTooLarge(HearthError):
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class HeadersTooLarge(HearthError):
+    """The request line or a header is longer than any that makes sense."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class Overloaded(HearthError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from hearthd.api import routes
+from hearthd.api.connection import listen
 from hearthd.api.keys import CACHE, CHECKUP, DEVICES, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
 from hearthd.cache.service import ResponseCache
 from hearthd.hardware.checkup import Checkup
@@ -57,12 +59,14 @@ class ApiServer:
         runner = web.AppRunner(self._app, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
+        listeners = [sockets.create_server(("127.0.0.1", 0))]
+        host, port = listeners[0].getsockname()
         self.url = f"http://{host}:{port}"
         if self._socket is not None:
-            await web.UnixSite(runner, str(self._socket)).start()
+            listeners.append(sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM))
+            listeners[-1].bind(str(self._socket))
+        for listener in listeners:
+            self._stack.callback((await listen(runner, listener, self.metrics)).close)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:

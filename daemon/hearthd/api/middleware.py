@@ -17,8 +17,8 @@ from hearthd.api.keys import METRICS, SERVING
 from hearthd.api.rate_headers import rate_headers
 
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
-_SERVER = f"hearthd/{__version__}"
-_UNMATCHED = "unmatched"
+SERVER = f"hearthd/{__version__}"
+UNMATCHED = "unmatched"
 _CLIENT_GONE = 499  # nobody reads it; it is for the metrics
 
 
@@ -32,7 +32,7 @@ def request_id_of(header: str | None) -> str:
 async def name_answer(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Put request id and limits on every answer before its headers go out; a signal: streams have them too."""
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
-    response.headers["Server"] = _SERVER
+    response.headers["Server"] = SERVER
     principal = request.get(PRINCIPAL)
     if principal is not None and principal.has_limits and isinstance(request, web.Request):
         response.headers.update(rate_headers(request.app[SERVING].standing(principal)))
@@ -66,7 +66,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 def _route_of(request: web.Request) -> str:
     """The pattern of the route table: a client cannot make up labels."""
     resource = request.match_info.route.resource
-    return _UNMATCHED if resource is None else resource.canonical
+    return UNMATCHED if resource is None else resource.canonical
 
 
 def _method_of(request: web.Request) -> str:
