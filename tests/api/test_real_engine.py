@@ -27,13 +27,20 @@ path = "sim:fail_load=the file is truncated"
 """
 
 
+def states(daemon: Daemon) -> list[str]:
+    """Of its models; a box with a broken one is never ready."""
+    status, said = daemon.get("/readyz")
+    assert status == 503
+    return [model["state"] for model in said["models"]]
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="hearth") as folder:
         config = Path(folder) / "hearthd.toml"
         config.write_text(CONFIG)
         with running(Path(folder), "--config", str(config)) as daemon:
-            daemon.until_ready()
+            daemon.until(lambda: set(states(daemon)) <= {"ready", "failed"})
             yield daemon
 
 

@@ -93,7 +93,11 @@ async def test_a_failed_model_leaves_the_others_alone(start: Start) -> None:
     rig = start({"bad": ModelConfig(path="sim:fail_load=x"), "m": ModelConfig(path="sim:")})
     assert len(await read(rig.ask(max_tokens=3))) > 0
     await rig.until_state("failed", "bad")
-    assert rig.serving.readiness().ready
+    assert len(await read(rig.ask(max_tokens=3))) > 0
+    readiness = rig.serving.readiness()
+    assert not readiness.ready  # a configured model that cannot be had is no ready box
+    states = {model.name: (model.state, model.answers) for model in readiness.models}
+    assert states == {"bad": ("failed", False), "m": ("ready", True)}
 
 
 async def test_a_reader_who_leaves_frees_the_slot(start: Start) -> None:

@@ -238,10 +238,9 @@ class Serving:
         return identity_of(deployment.name, replica.info, deployment.current.config, adapter)
 
     def readiness(self) -> Readiness:
-        """Ready: at least one model answers, and none that has not failed does not."""
+        """Ready: every configured model answers; one that failed does not, and says why."""
         models = tuple(self.models())
-        answering = [model.answers for model in models if model.state != "failed"]
-        ready = bool(answering) and all(answering) and not self._draining
+        ready = bool(models) and all(model.answers for model in models) and not self._draining
         return Readiness(ready=ready, draining=self._draining, models=models)
 
     # --- the daemon's life ---------------------------------------------------------------------

@@ -38,7 +38,7 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether every model that can serve does; a failed model does not hold the others back."""
+    """Whether every model that is configured serves; where one has failed, the others still do."""
 
     ready: bool
     draining: bool
