@@ -223,3 +223,12 @@ def test_an_index_keeps_its_books(script: list[tuple[int, int, int]], budget: in
         assert list(index) == kept[::-1]
         for old in kept:
             assert index.n_covered(old.hashes) == len(old.hashes)
+
+
+def test_a_folder_that_others_could_enter_is_closed(
+    open_disk: Callable[..., PrefixDisk], folder: Path
+) -> None:
+    folder.mkdir()
+    folder.chmod(0o755)
+    open_disk()
+    assert folder.stat().st_mode & 0o077 == 0

@@ -66,6 +66,7 @@ class PrefixDisk:
         self._rest_until = 0.0
         self._has_warned = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # whoever made it, and under whatever umask
         self._look_through()
 
     @property
