@@ -163,6 +163,13 @@ class KVStore(Protocol):
         It is called while that prefix can still be located, and may export it before it returns.
         """
 
+    def parting(self, seq: SequenceView, n_tokens: int) -> int | None:
+        """Where, after its first n_tokens, a matched sequence is likely to part from others.
+
+        None: unknown, or no matter. Memory that cannot step back is shared there only if a step ends
+        there.
+        """
+
     def check(self) -> None:
         """Raise AssertionError unless every unit is exactly one of free, reserved, committed."""
 

@@ -206,3 +206,19 @@ def test_a_load_takes_what_was_estimated(architecture: str, tmp_path: Path) -> N
     )
     estimated, measured = json.loads(done.stdout)
     assert 0.75 < measured / estimated < 1.25
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "lfm2"])
+def test_what_prompts_have_in_common_is_computed_twice_and_then_never_again(
+    architecture: str, recurrent_models: dict[str, Path]
+) -> None:
+    """A step ends where the second prompt parts from the first, so that there is a state for the third."""
+    path, system = recurrent_models[architecture], tuple(noise(100, 9, 256))
+    with Rig(str(path), kv_dtype="f32", threads=1, step_tokens=256) as rig:
+        cached = []
+        for seed in range(4):
+            prompt = (*system, *noise(40, 20 + seed, 256))
+            answer = rig.answer(prompt, max_tokens=8, ignore_eos=True)
+            assert answer.output == plain_loop(path, prompt, 8)
+            cached.append(answer.usage and answer.usage.n_cached)
+    assert cached == [0, 0, 96, 96]

@@ -153,3 +153,30 @@ def test_states_are_dropped_until_there_are_copies_of_no_more_tokens_than_allowe
     compute(store, seq, 31)
     assert compute(store, seq, 1).ops == (), "a state of 128 tokens is never kept"
     store.check()
+
+
+def test_it_is_told_where_a_sequence_parts_from_those_before() -> None:
+    store = StateStore(3, 200, 8)
+    first, second = Seq(1, range(90)), Seq(2, [*range(70), *[5] * 30])
+    assert store.match(first) == 0
+    assert store.parting(first, 0) is None
+    compute(store, first, 80)
+    store.release(first)
+    assert store.match(second) == 0, "only a state of all 80 tokens was saved"
+    assert store.parting(second, 0) == 64
+    assert store.parting(second, 64) is None
+    compute(store, second, 64)
+    compute(store, second, 10)
+    third = Seq(3, [*range(70), *[6] * 30])
+    assert store.match(third) == 64
+    store.release(second)
+    assert store.match(second) == 64
+    assert store.parting(second, 64) is None
+
+
+def test_what_is_not_to_be_shared_parts_nowhere() -> None:
+    store = StateStore(3, 200, 8)
+    store.match(Seq(1, range(90)))
+    for seq in (Seq(2, range(90), shares=False), Seq(3, range(90), salt="s")):
+        assert store.match(seq) == 0
+        assert store.parting(seq, 0) is None

@@ -117,6 +117,11 @@ class JointStore:
             found += placements
         return tuple(found)
 
+    def parting(self, seq: SequenceView, n_tokens: int) -> int | None:
+        """See KVStore: what the first store says that knows."""
+        found = (store.parting(seq, n_tokens) for store in self.stores)
+        return next((n for n in found if n is not None), None)
+
     def watch_evictions(self, hear: Callable[[bytes], None]) -> None:
         """See KVStore."""
         for store in self.stores:

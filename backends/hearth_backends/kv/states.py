@@ -20,15 +20,20 @@ _SAVE_EVERY_TOKENS = 64
 """Between two saved states of an output; a prompt's are saved wherever a step ends with a block."""
 
 
+_MOST_BEGUN = 1 << 14
+"""Blocks of sequences that are remembered, to tell where others part from them."""
+
+
 class StateStrand(Strand):
     """A sequence, and the saved state it starts from until it is seated."""
 
-    __slots__ = ("n_saved", "source")
+    __slots__ = ("n_saved", "parting", "source")
 
     def __init__(self, seq: SequenceView) -> None:
         super().__init__(seq)
         self.source: _State | None = None
         self.n_saved = 0  # tokens at which it was last saved
+        self.parting = 0  # tokens that another sequence began with too
 
 
 class _State:
@@ -73,6 +78,9 @@ class StateStore(TransactionalStore[StateStrand]):
         self._n_states = n_states
         self._free_states = list(range(n_states))[::-1]
         self._states: dict[int, _State] = {}  # by number, the least recently used first
+        self._begun: dict[
+            bytes, int
+        ] = {}  # prefixes of blocks: which sequence began so, the oldest first
         self._index: dict[bytes, _State] = {}  # saved or being saved, by the hash of its last block
 
     # --- matching ------------------------------------------------------------------------------
@@ -90,6 +98,7 @@ class StateStore(TransactionalStore[StateStrand]):
     def _start(self, seq: SequenceView, limit: int) -> int:
         """An unseated strand of a sequence, pinned to the longest state up to a limit."""
         strand = self._strands[seq.id] = StateStrand(seq)
+        strand.parting = self._note(seq)
         self._n_unseated += 1
         state = self._longest(seq, limit)
         if state is not None:
@@ -108,6 +117,27 @@ class StateStore(TransactionalStore[StateStrand]):
                 self._states[state.index] = self._states.pop(state.index)
                 return state
         return None
+
+    def _note(self, seq: SequenceView) -> int:
+        """Remember what a sequence begins with; returns the tokens that others began with as well."""
+        if not seq.shares:
+            return 0
+        parting = 0
+        for i, block_hash in enumerate(
+            seq.block_hashes[: (len(seq.tokens) - 1) // BLOCK_TOKENS], 1
+        ):
+            owner = self._begun.pop(block_hash, seq.id)
+            self._begun[block_hash] = owner
+            if owner != seq.id:
+                parting = i * BLOCK_TOKENS
+        while len(self._begun) > _MOST_BEGUN:
+            del self._begun[next(iter(self._begun))]
+        return parting
+
+    def parting(self, seq: SequenceView, n_tokens: int) -> int | None:
+        """See KVStore: a step that ends there saves a state for the next one that begins so."""
+        strand = self._strands.get(seq.id)
+        return strand.parting if strand is not None and strand.parting > n_tokens else None
 
     @staticmethod
     def _set_length(strand: StateStrand, n: int) -> None:

@@ -94,6 +94,10 @@ class TransactionalStore(ABC, Generic[S]):
         """See KVStore: nothing can be exported, unless a kind of memory says otherwise."""
         return None
 
+    def parting(self, seq: SequenceView, n_tokens: int) -> int | None:
+        """See KVStore: it is no matter, unless a kind of memory says otherwise."""
+        return None
+
     def watch_evictions(self, hear: Callable[[bytes], None]) -> None:
         """See KVStore."""
         self._hear_eviction = hear

@@ -378,6 +378,9 @@ class Scheduler:
             parting = self.store.parting(request, start)
             if parting is not None:
                 n_rows = min(n_rows, parting - start)
+            parting = self.store.parting(request, start)
+            if parting is not None:
+                n_rows = min(n_rows, parting - start)
         if n_rows > 1 and self._is_full(selection):
             return False
         if not self.mixed and selection.wants and max(n_rows, selection.wants[0].n_tokens) > 1:
