@@ -20,7 +20,7 @@ from hearthd.cache.policy import Policy
 from hearthd.cache.service import ResponseCache
 from hearthd.config.schema import Config
 from hearthd.hardware.checkup import Checkup
-from hearthd.hardware.host import threads_for
+from hearthd.hardware.host import cpus_to_keep_to, threads_for
 from hearthd.hardware.memory import HostMemory, memory_of, model_budget_bytes
 from hearthd.hardware.monitor import DeviceMonitor, MonitorOptions
 from hearthd.hardware.tree import Tree
@@ -158,6 +158,7 @@ def _supervisor_options(
         restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
         log_level=config.log.level,
         prefix_folders=_prefix_folders(config),
+        cpus=lambda name: cpus_to_keep_to(devices.inventory.present, name),
         threads=lambda name: threads_for(devices.inventory.present, name),
         quarantined=checkup.quarantined,
     )
@@ -173,6 +174,7 @@ def _checking(config: Config) -> Callable[[web.Application], AsyncIterator[None]
         if config.hardware.checkup:
             work = checkup.keep_going(lambda: _is_idle(serving))
             tasks.append(asyncio.create_task(work, name="checkup of devices"))
+            tasks[0].add_done_callback(_tell_crash)
         yield
         for task in tasks:
             task.cancel()
@@ -180,6 +182,12 @@ def _checking(config: Config) -> Callable[[web.Application], AsyncIterator[None]
         await checkup.close()
 
     return checking
+
+
+def _tell_crash(task: asyncio.Task[None]) -> None:
+    """Nobody waits for a task that goes on for ever."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("%s: the task has failed", task.get_name(), exc_info=error)
 
 
 def _is_idle(serving: Serving) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from hearthd.config import Config
-from hearthd.hardware.checks import PairReport
+from hearthd.hardware.checks import PairReport, is_reliable
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
 
@@ -91,6 +91,10 @@ def _calibration_lines(report: PairReport) -> list[str]:
         f"  {found.weights} weights read at {found.weights_bytes_per_second / 1e9:.1f} GB/s",
         f"  GFLOP/s by rows of a step, {found.threads} threads: {rates}",
     ]
+    if not is_reliable(found):
+        lines.append(
+            f"  not to be relied on: others took {found.foreign_cpus:.1f} processors meanwhile"
+        )
     for what, rate in (
         ("memory copied", found.copy_bytes_per_second),
         ("disk read", found.disk_bytes_per_second),

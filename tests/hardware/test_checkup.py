@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from hearthd.hardware.checks import (
     Check,
     Pair,
     PairReport,
+    better,
     find,
+    is_reliable,
     pairs_of,
     quarantine,
     with_last_bandwidth,
@@ -175,6 +178,18 @@ async def test_reports_survive(tmp_path: Path) -> None:
     assert found[1].calibration == first.calibration
 
 
+async def test_what_others_save_is_heard_of(tmp_path: Path) -> None:
+    mine, other = Profiles(tmp_path), Profiles(tmp_path)
+    assert await mine.load_changed() is None
+    await other.save(report())
+    assert await mine.load_changed() == [report()]
+    assert await mine.load_changed() is None
+    await other.save(report(version="2"))
+    assert len(await mine.load_changed() or []) == 2
+    await mine.close()
+    await other.close()
+
+
 # --- the whole ---------------------------------------------------------------------------------
 
 PROBE = {
@@ -236,11 +251,25 @@ async def found_out(checkup: Checkup) -> Checkup:
 async def test_what_is_not_known_is_found_out_once(machine: FakeMachine, tmp_path: Path) -> None:
     children = Children(tmp_path)
     async with monitored(machine) as monitor:
-        first = await found_out(Checkup(monitor, tmp_path, command=children.command))
-        again = await found_out(Checkup(monitor, tmp_path, command=children.command))
+        first = await found_out(
+            Checkup(monitor, tmp_path, command=children.command, look_seconds=0.1)
+        )
+        again = await found_out(
+            Checkup(monitor, tmp_path, command=children.command, look_seconds=0.1)
+        )
         (pair,) = again.pairs()
     assert find(pair, list(first.reports)) == find(pair, list(again.reports))
     assert children.asked == ["selftest", "calibrate"]
+
+
+def n_saved(folder: Path) -> int:
+    """Reports in the file; 0 also while it is made."""
+    try:
+        with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection:
+            (n,) = connection.execute("SELECT count(*) FROM reports").fetchone()
+            return int(n)
+    except sqlite3.OperationalError:
+        return 0
 
 
 async def test_a_failure_is_remembered_and_not_measured(
@@ -248,10 +277,10 @@ async def test_a_failure_is_remembered_and_not_measured(
 ) -> None:
     children = Children(tmp_path, failed("answers", "it says 5"))
     async with monitored(machine) as monitor:
-        checkup = Checkup(monitor, tmp_path, command=children.command)
+        checkup = Checkup(monitor, tmp_path, command=children.command, look_seconds=0.1)
         task = asyncio.create_task(checkup.keep_going(lambda: True, quiet_seconds=0.0))
         await until(lambda: bool(checkup.reports))
-        await asyncio.sleep(0.2)
+        await until(lambda: n_saved(tmp_path) == 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await checkup.close()
@@ -271,7 +300,7 @@ async def test_work_that_arrives_ends_a_test_and_it_is_begun_again(
     children.seconds = 60.0
     idle = True
     async with monitored(machine) as monitor:
-        checkup = Checkup(monitor, tmp_path, command=children.command)
+        checkup = Checkup(monitor, tmp_path, command=children.command, look_seconds=0.1)
         task = asyncio.create_task(checkup.keep_going(lambda: idle, quiet_seconds=0.0))
         await until(lambda: children.asked == ["selftest"])
         idle = False
@@ -284,3 +313,16 @@ async def test_work_that_arrives_ends_a_test_and_it_is_begun_again(
         await asyncio.gather(task, return_exceptions=True)
         await checkup.close()
     assert children.asked == ["selftest", "selftest", "calibrate"]
+
+
+def calibration(foreign_cpus: float, threads: int = 1) -> Calibration:
+    return Calibration(threads, "Q8_0", 1, {}, {}, 1.0, foreign_cpus)
+
+
+def test_a_measurement_that_others_disturbed_gives_way_to_a_better_one() -> None:
+    quiet, newer, noisy, noisier = (calibration(n) for n in (0.0, 0.1, 1.0, 2.0))
+    assert better(noisy, None) is noisy
+    assert better(newer, quiet) is newer
+    assert better(noisy, quiet) is quiet
+    assert better(noisier, noisy) is noisy
+    assert [is_reliable(c) for c in (None, quiet, noisy)] == [False, True, False]

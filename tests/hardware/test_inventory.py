@@ -148,3 +148,10 @@ def test_what_only_a_backend_lists_is_shown_as_such_and_forgotten_with_it() -> N
         ("openvino:0", "unconfirmed", {"one": "openvino:0"}),
     ]
     assert [d.name for d in merge(found, source, {}).devices] == ["cpu:0"]
+
+
+def test_a_backend_of_one_memory_node_is_one_of_all() -> None:
+    other = msgspec.structs.replace(CPU, identity="node:1")
+    views = {"one": [BackendDevice("cpu:0", "cpu", "c")]}
+    found = merge(Inventory(), {"x": SourceReport(Findings([CPU, other]))}, views)
+    assert [device.backends for device in found.devices] == [{"one": "cpu:0"}] * 2

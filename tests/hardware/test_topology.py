@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from fake_machine import GIB, FakeMachine
 
-from hearthd.hardware.host import Host, threads_for
+from hearthd.hardware.host import Host, cpus_to_keep_to, threads_for
 from hearthd.hardware.inventory import Inventory, SourceReport, merge
 from hearthd.hardware.topology import Topology, default_threads, read_allowance, read_topology
 from hearthd.hardware.tree import Tree, parse_list
@@ -168,3 +169,12 @@ def test_a_mask_that_changes_is_noticed(machine: FakeMachine) -> None:
     (device,) = host.look().devices
     assert device.cpu is not None
     assert device.cpu.cpus == [0]
+
+
+def test_models_keep_to_their_node_where_there_are_several(machine: FakeMachine) -> None:
+    (one,) = Host(Tree(machine.root)).look().devices
+    assert cpus_to_keep_to([msgspec.structs.replace(one, name="cpu:0")], "cpu:0") is None
+    machine.host(nodes=[range(4), range(4, 8)])
+    found = merge(Inventory(), {"host": SourceReport(Host(Tree(machine.root)).look())}, {})
+    assert cpus_to_keep_to(found.devices, "cpu:1") == frozenset({4, 5, 6, 7})
+    assert cpus_to_keep_to(found.devices, "cuda:0") is None

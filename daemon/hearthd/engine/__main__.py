@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import signal
 import socket
 import sys
 
 PR_SET_PDEATHSIG = 1
+PROBE_NICENESS = 10
+"""Models that load at the same time come first."""
 
 
 def main() -> int:
@@ -28,6 +31,7 @@ def main() -> int:
     if arguments.probe is not None:
         from hearthd.engine.probe import probe
 
+        os.nice(PROBE_NICENESS)
         sys.stdout.buffer.write(probe(arguments.probe) + b"\n")
         return 0
     if arguments.selftest is not None or arguments.calibrate is not None:

@@ -14,6 +14,8 @@ CheckOutcome: TypeAlias = Literal["passed", "warned", "failed", "skipped"]
 PairOutcome: TypeAlias = Literal["passed", "failed", "unsupported", "untested"]
 """unsupported: the backend runs nothing on it. untested: the test itself could not be done."""
 
+MOST_FOREIGN_CPUS = 0.25
+"""While others take more, a measurement is not to be relied on, and is made again."""
 LEAST_OF_LAST = 0.5
 """A bandwidth below this part of the last one is worth a warning."""
 
@@ -44,6 +46,7 @@ class Calibration(msgspec.Struct, frozen=True):
     layer_seconds: dict[int, float]  # of one layer, by rows of a step
     matmul_flops: dict[int, float]  # a second, by rows of a step
     weights_bytes_per_second: float  # read by a step of one row
+    foreign_cpus: float = 0.0  # processors' worth of time that others took meanwhile
     copy_bytes_per_second: float | None = None
     disk_bytes_per_second: float | None = None
 
@@ -94,6 +97,18 @@ def find(pair: Pair, reports: list[PairReport]) -> PairReport | None:
     """What is known of a pair in its version; pure."""
     key = (pair.device.identity, pair.backend, pair.version)
     return next((r for r in reports if (r.identity, r.backend, r.version) == key), None)
+
+
+def is_reliable(calibration: Calibration | None) -> bool:
+    """Whether it was made, and nothing else went on meanwhile; pure."""
+    return calibration is not None and calibration.foreign_cpus <= MOST_FOREIGN_CPUS
+
+
+def better(new: Calibration, old: Calibration | None) -> Calibration:
+    """The one that others disturbed less, the newer where both may be relied on; pure."""
+    if old is None or is_reliable(new) or new.foreign_cpus <= old.foreign_cpus:
+        return new
+    return old
 
 
 def with_last_bandwidth(report: PairReport, last: PairReport | None) -> PairReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import msgspec
 from hearthd.hardware.checks import (
     Pair,
     PairReport,
+    better,
     find,
+    is_reliable,
     pairs_of,
     quarantine,
     with_last_bandwidth,
 )
 from hearthd.hardware.examination import Command, child_command, examine_pair, measure_pair
-from hearthd.hardware.host import threads_for
+from hearthd.hardware.host import cpus_to_keep_to, threads_for
 from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.hardware.profiles import Profiles
 from hearthd.store.errors import StoreError
@@ -27,19 +30,30 @@ log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 30.0
 """Without work, before a device is tested unasked."""
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+"""Between two looks for something to find out."""
+BUSY_SECONDS = 0.5
+"""Between two looks for work that has arrived, which a test has to make way for."""
+MOST_TRIES = 3
+"""To find something out between two starts."""
 
 
 class Checkup:
     """Owns the reports; tests one pair at a time."""
 
     def __init__(
-        self, devices: DeviceMonitor, folder: Path, *, command: Command = child_command
+        self,
+        devices: DeviceMonitor,
+        folder: Path,
+        *,
+        command: Command = child_command,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """`folder`: where reports are kept, and whose disk is measured."""
         self._devices = devices
         self._folder = folder
         self._command = command
+        self._look_seconds = look_seconds
         self._profiles = Profiles(folder)
         self._reports: list[PairReport] = []
 
@@ -71,7 +85,9 @@ class Checkup:
 
     async def test(self, pair: Pair) -> PairReport:
         """Test a pair now, and keep the report."""
-        report = await examine_pair(pair, self._threads(pair), command=self._command)
+        report = await examine_pair(
+            pair, self._threads(pair), cpus=self._cpus(pair), command=self._command
+        )
         last = next(
             (
                 r
@@ -98,9 +114,12 @@ class Checkup:
 
     async def calibrate(self, pair: Pair, report: PairReport) -> PairReport:
         """Measure a pair now, and keep the report with it."""
-        found = await measure_pair(pair, self._threads(pair), self._folder, command=self._command)
+        found = await measure_pair(
+            pair, self._threads(pair), self._folder, cpus=self._cpus(pair), command=self._command
+        )
         if found is not None:
-            report = msgspec.structs.replace(report, calibration=found)
+            best = better(found, report.calibration)
+            report = msgspec.structs.replace(report, calibration=best)
             await self._keep(report)
         return report
 
@@ -111,28 +130,46 @@ class Checkup:
 
         Work that arrives ends a test under way; it is begun again later.
         """
-        given_up: set[tuple[str, str, str]] = set()
+        tries: Counter[tuple[str, str, str]] = Counter()
         while True:
+            await self._hear_of_others()
             pair = next(
-                (p for p in self.pairs() if self._wants(p) and _key(p) not in given_up), None
+                (p for p in self.pairs() if self._wants(p) and tries[_key(p)] < MOST_TRIES), None
             )
             if pair is None or not await _stays_true(is_idle, quiet_seconds):
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(self._look_seconds)
                 continue
             if await _unless_busy(self._find_out(pair), is_idle):
-                given_up.add(_key(pair))  # what could not be found out now is not tried for ever
+                tries[_key(pair)] += 1
+
+    async def _hear_of_others(self) -> None:
+        """Take in what `hearth selftest` has found out meanwhile."""
+        try:
+            reports = await self._profiles.load_changed()
+        except StoreError as error:
+            log.warning("reports of devices cannot be read: %s", error)
+            return
+        if reports is not None:
+            self._reports = reports
 
     def _wants(self, pair: Pair) -> bool:
         report = find(pair, self._reports)
-        return report is None or (report.outcome == "passed" and report.calibration is None)
+        if report is None or report.outcome == "untested":
+            return True
+        return report.outcome == "passed" and not is_reliable(report.calibration)
 
     async def _find_out(self, pair: Pair) -> None:
-        report = find(pair, self._reports) or await self.test(pair)
+        report = find(pair, self._reports)
+        if report is None or report.outcome == "untested":
+            report = await self.test(pair)
         if report.outcome == "passed":
             await self.calibrate(pair, report)
 
     def _threads(self, pair: Pair) -> int:
         return threads_for(self._devices.inventory.present, pair.device.name)
+
+    def _cpus(self, pair: Pair) -> frozenset[int] | None:
+        return cpus_to_keep_to(self._devices.inventory.present, pair.device.name)
 
     async def _keep(self, report: PairReport) -> None:
         key = (report.identity, report.backend, report.version)
@@ -155,7 +192,7 @@ async def _stays_true(condition: Callable[[], bool], seconds: float) -> bool:
     while condition():
         if loop.time() >= until:
             return True
-        await asyncio.sleep(min(LOOK_SECONDS, seconds))
+        await asyncio.sleep(min(BUSY_SECONDS, seconds))
     return False
 
 
@@ -164,7 +201,7 @@ async def _unless_busy(work: Coroutine[None, None, None], is_idle: Callable[[], 
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
-            await asyncio.wait({task}, timeout=LOOK_SECONDS)
+            await asyncio.wait({task}, timeout=BUSY_SECONDS)
             if not is_idle():
                 break
         done = task.done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -47,13 +48,14 @@ async def examine_pair(
     pair: Pair,
     threads: int,
     *,
+    cpus: frozenset[int] | None = None,
     command: Command = child_command,
     limit_seconds: float = TEST_SECONDS,
 ) -> PairReport:
-    """Whether it computes rightly. Cancelling kills the child."""
+    """Whether it computes rightly, on these processors only. Cancelling kills the child."""
     began = time.monotonic()
     try:
-        answer = await _ask(command("selftest", pair, threads), limit_seconds)
+        answer = await _ask(command("selftest", pair, threads), limit_seconds, cpus)
     except ChildEnded as error:
         report = _report(pair, began)
         return msgspec.structs.replace(
@@ -67,13 +69,14 @@ async def measure_pair(
     threads: int,
     folder: Path | None,
     *,
+    cpus: frozenset[int] | None = None,
     command: Command = child_command,
     limit_seconds: float = CALIBRATION_SECONDS,
 ) -> Calibration | None:
     """How fast it is; None where it could not be measured. Cancelling kills the child."""
     where = [] if folder is None else ["--folder", str(folder)]
     try:
-        answer = await _ask([*command("calibrate", pair, threads), *where], limit_seconds)
+        answer = await _ask([*command("calibrate", pair, threads), *where], limit_seconds, cpus)
     except ChildEnded:
         return None
     return answer.calibrate
@@ -114,7 +117,7 @@ def _report(pair: Pair, began: float) -> PairReport:
     )
 
 
-async def _ask(command: list[str], limit_seconds: float) -> _Answer:
+async def _ask(command: list[str], limit_seconds: float, cpus: frozenset[int] | None) -> _Answer:
     """What a child prints; raises ChildEnded."""
     try:
         child = await asyncio.create_subprocess_exec(
@@ -123,8 +126,12 @@ async def _ask(command: list[str], limit_seconds: float) -> _Answer:
     except OSError as error:
         raise ChildEnded(f"its test could not be started: {error}") from error
     try:
+        if cpus is not None:
+            os.sched_setaffinity(child.pid, cpus)
         async with asyncio.timeout(limit_seconds):
             output, _ = await child.communicate()
+    except ProcessLookupError:
+        raise ChildEnded("its test ended before it began") from None
     except TimeoutError:
         raise ChildEnded(f"its test was not done within {limit_seconds:g} s") from None
     finally:

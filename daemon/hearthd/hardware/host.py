@@ -79,6 +79,16 @@ def threads_for(devices: Iterable[Device], name: str) -> int:
     return max((threads_of(device) for device in (own or processors[:1])), default=1)
 
 
+def cpus_to_keep_to(devices: Iterable[Device], name: str) -> frozenset[int] | None:
+    """The processors that a model on a memory node's device is to stay on; None: on any. Pure.
+
+    Only where there are several nodes: threads elsewhere would read all weights from afar.
+    """
+    nodes = {device.name: device.cpu for device in devices if device.cpu is not None}
+    own = nodes.get(name)
+    return frozenset(own.cpus) if own is not None and len(nodes) > 1 else None
+
+
 def threads_of(device: Device) -> int:
     """Threads that a model on this device runs with unless it is told otherwise; pure."""
     if device.cpu is None:

@@ -211,10 +211,20 @@ def _with_backends(
             elif view.kind != "cpu":  # the kernel knows the processors for certain
                 known = only.setdefault(view.name, _unconfirmed(view, backend))
                 known.backends[backend] = view.name
+    _share_processors(devices, uses)
     return [
         *(msgspec.structs.replace(d, backends=uses[d.identity]) for d in devices),
         *only.values(),
     ]
+
+
+def _share_processors(devices: Sequence[Device], uses: dict[str, dict[str, str]]) -> None:
+    """A backend that runs on one memory node runs on each: it is kept to the node from outside."""
+    nodes = [uses[device.identity] for device in devices if device.kind == "cpu"]
+    for listed in list(nodes):
+        for backend, name in list(listed.items()):
+            for node in nodes:
+                node.setdefault(backend, name)
 
 
 def _match(view: BackendDevice, devices: Sequence[Device]) -> Device | None:

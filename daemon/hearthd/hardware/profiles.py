@@ -11,6 +11,7 @@ import msgspec
 
 from hearthd.hardware.checks import PairReport
 from hearthd.store.database import Database
+from hearthd.store.errors import StoreError
 from hearthd.store.schema import Schema
 
 if TYPE_CHECKING:
@@ -49,13 +50,24 @@ class Profiles:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        self._database: Database | None = None
+        self._opening: asyncio.Task[Database] | None = None
+        self._seen: int | None = None  # SQLite's number of what others committed
 
     async def load(self) -> list[PairReport]:
         """Every report, the newest first; none where nothing was saved yet. Raises StoreError."""
+        self._seen = None
+        return await self.load_changed() or []
+
+    async def load_changed(self) -> list[PairReport] | None:
+        """The same where something was saved, by anybody, since the last time; raises StoreError."""
         if not await asyncio.to_thread(self._path.exists):
-            return []
-        return await (await self._open()).read(_load)
+            return None
+        database = await self._open()
+        seen = await database.read(_data_version)
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        return await database.read(_load)
 
     async def save(self, report: PairReport) -> None:
         """Keep a report in place of the last one of its pair and version; raises StoreError."""
@@ -70,13 +82,29 @@ class Profiles:
 
     async def close(self) -> None:
         """Let go of the file."""
-        if self._database is not None:
-            await asyncio.to_thread(self._database.close)
+        if self._opening is None:
+            return
+        try:
+            database = await self._opening
+        except StoreError:
+            return  # whoever wanted it has been told
+        await asyncio.to_thread(database.close)
 
     async def _open(self) -> Database:
-        if self._database is None:
-            self._database = await asyncio.to_thread(Database.open, self._path, SCHEMA)
-        return self._database
+        """The database; whoever is cancelled meanwhile leaves it to be closed."""
+        if self._opening is None or _has_failed(self._opening):
+            work = asyncio.to_thread(Database.open, self._path, SCHEMA)
+            self._opening = asyncio.create_task(work, name="reports of devices")
+        return await asyncio.shield(self._opening)
+
+
+def _has_failed(task: asyncio.Task[Database]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version)
 
 
 def _load(connection: sqlite3.Connection) -> list[PairReport]:

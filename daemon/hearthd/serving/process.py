@@ -72,8 +72,9 @@ class EngineProcess:
         *,
         log_level: str = "info",
         command: EngineCommand = engine_command,
+        cpus: frozenset[int] | None = None,
     ) -> None:
-        """`command` makes the argv; tests put a program of their own there."""
+        """`command` makes the argv; tests put a program of their own there. `cpus`: all it may use."""
         self.load = load
         self.pid: int | None = None
         self._listener = listener
@@ -81,6 +82,7 @@ class EngineProcess:
         self._patience = patience
         self._log_level = log_level
         self._command = command
+        self._cpus = cpus
         self._output = EngineLog(load.name)
         self._vitals = Vitals(Phase.LOADING, time.monotonic())
         self._ready_seconds: float | None = None
@@ -156,7 +158,17 @@ class EngineProcess:
             except BaseException:
                 ours.close()
                 raise
+        self._keep_to_cpus(child.pid)
         return ours, child
+
+    def _keep_to_cpus(self, pid: int) -> None:
+        """Before it has threads; they all stay there, and so does the memory they touch first."""
+        if self._cpus is None:
+            return
+        try:
+            os.sched_setaffinity(pid, self._cpus)
+        except OSError as error:  # it is gone, or a control group has just taken them away
+            log.warning("the engine is not kept to processors %s: %s", sorted(self._cpus), error)
 
     async def _watch(self, exited: asyncio.Task[int]) -> None:
         """Return when the process has ended; kill it when it must end, and ask it for tokens."""

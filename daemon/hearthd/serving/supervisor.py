@@ -24,6 +24,8 @@ from hearthd.serving.vitals import Patience
 log = logging.getLogger(__name__)
 
 MEMORY_SAMPLE_SECONDS = 5.0
+ANY_PROCESSOR = "cpu:0"
+"""What engines call those they may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class SupervisorOptions:
     command: EngineCommand = engine_command
     prefix_folders: PrefixFolders | None = None
     quarantined: Callable[[], dict[str, str]] | None = None  # "BACKEND DEVICE" to the reason
+    cpus: Callable[[str], frozenset[int] | None] | None = None  # that a device's models keep to
     threads: Callable[[str], int] | None = None  # of a model on a device, where none are configured
 
 
@@ -109,14 +112,28 @@ class Supervisor:
         free_bytes = self._ledger.free_bytes(revision.config.devices[0])
         folders = self._options.prefix_folders
         folder = None if folders is None else folders.of(replica.model)
+        load = self._with_hardware(revision.load_frame(replica.model, free_bytes, folder))
+        load, cpus = self._on_its_node(load)
         return EngineProcess(
-            self._with_hardware(revision.load_frame(replica.model, free_bytes, folder)),
+            load,
             replica,
             self._ledger,
             self._options.patience,
             log_level=self._options.log_level,
             command=self._options.command,
+            cpus=cpus,
         )
+
+    def _on_its_node(self, load: wire.Load) -> tuple[wire.Load, frozenset[int] | None]:
+        """The frame of a whole model, and the processors of the memory node it is to stay on."""
+        cpus_of = self._options.cpus
+        cpus = None if cpus_of is None or load.stages else cpus_of(load.device)
+        if cpus_of is None or cpus is None:
+            return load, None
+        draft = load.draft
+        if draft is not None and cpus_of(draft.device) is not None:
+            draft = msgspec.structs.replace(draft, device=ANY_PROCESSOR)
+        return msgspec.structs.replace(load, device=ANY_PROCESSOR, draft=draft), cpus
 
     def _with_hardware(self, load: wire.Load) -> wire.Load:
         """The frame with the threads its devices have for it, and with what nothing is put on."""

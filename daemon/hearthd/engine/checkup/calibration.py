@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from hearth_backends.weights.yardstick import (
     CONTEXT,
@@ -41,6 +42,7 @@ class Calibration(msgspec.Struct, frozen=True):
     layer_seconds: dict[int, float]  # of one layer, by rows of a step
     matmul_flops: dict[int, float]  # a second, by rows of a step
     weights_bytes_per_second: float  # read by a step of one row
+    foreign_cpus: float  # processors' worth of time that others took meanwhile
     copy_bytes_per_second: float | None
     disk_bytes_per_second: float | None
 
@@ -55,7 +57,9 @@ def calibrate(
         with opened(
             backend, device, str(path), threads=threads, n_seq=max(DECODE_BATCHES), n_ctx=CONTEXT
         ) as bench:
+            others = Others()
             seconds = _layer_seconds(bench)
+            foreign_cpus = others.cpus()
             on_host = bench.device.kind == "cpu"
     return Calibration(
         threads=threads,
@@ -64,9 +68,34 @@ def calibrate(
         layer_seconds=seconds,
         matmul_flops={n: 2 * LAYER_PARAMETERS * n / spent for n, spent in seconds.items()},
         weights_bytes_per_second=LAYER_BYTES / seconds[1],
+        foreign_cpus=foreign_cpus,
         copy_bytes_per_second=copy_bandwidth(threads) if on_host else None,
         disk_bytes_per_second=None if folder is None else disk_read_rate(folder),
     )
+
+
+class Others:
+    """How much of the processors everybody else takes, from now on.
+
+    Threads of a step wait for each other: one that is kept from its core holds up all, and a figure
+    taken meanwhile says nothing of the device.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._before = _foreign_seconds()
+
+    def cpus(self) -> float:
+        """Processors' worth of time a second until now."""
+        spent = time.perf_counter() - self._began
+        return max(0.0, (_foreign_seconds() - self._before) / spent)
+
+
+def _foreign_seconds() -> float:
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted twice
+    return float(sum(times) - idle - guests - time.process_time())
 
 
 def _layer_seconds(bench: Bench) -> dict[int, float]:
