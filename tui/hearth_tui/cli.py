@@ -34,7 +34,7 @@ the box is looked for at --url, --socket, $HEARTH_URL, $HEARTH_SOCKET,
 /run/hearthd/hearthd.sock, $XDG_RUNTIME_DIR/hearthd.sock and
 http://127.0.0.1:4327, in this order.
 
-exit status: 0 done, 1 the box said no, 2 wrong usage, 3 no box, 130 interrupted."""
+exit status: 0 done, 1 refused, 2 wrong usage, 3 no box, 130 interrupted."""
 
 
 class Command(Protocol):
