@@ -143,7 +143,7 @@ def test_a_range_of_an_architecture_that_runs_whole_only(tiny: LoadedModel) -> N
         load(LoadedModel(strange, tiny.tokenizer), cut_specs(tiny, 2)[0])
 
 
-@pytest.mark.parametrize("architecture", ["mamba", "bert", "dream"])
+@pytest.mark.parametrize("architecture", ["bert", "dream"])
 def test_models_it_does_not_support(tiny: LoadedModel, architecture: str) -> None:
     support = BACKEND.supports(replace(tiny.spec, architecture=architecture), CPU)
     assert not support.ok
