@@ -154,7 +154,7 @@ class BlockLinear(Linear):
         if stored is not None and (stored.kind, self._bits) == ("Q8_0", 8):
             return quantize.int8_from_q8_0(stored)
         make = quantize.int4_blocks if self._bits == 4 else quantize.int8_blocks
-        return make(matrix.read(reader), self._block)
+        return make(matrix.chunks(reader), self._block)
 
 
 INT8_ACTIVATIONS = 4
@@ -180,7 +180,7 @@ class RowQuantizedLinear(Linear):
         """See Linear; the row's scale is left to be multiplied, unless there is a bias."""
         integers, scale = self._quantize(graph, x.name)
         weight, column_scales = graph.bundle(
-            lambda reader: quantize.int8_channels(matrix.read(reader)),
+            lambda reader: quantize.int8_channels(matrix.chunks(reader)),
             Weight(f"{matrix.name}.q8", np.dtype(np.int8), (matrix.n_columns, matrix.n_out)),
             Weight(f"{matrix.name}.scales", np.dtype(np.float32), (matrix.n_out,)),
         )

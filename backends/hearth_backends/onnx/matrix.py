@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from hearth_backends.weights.reader import Blocks, TensorReader
 
 F32 = NDArray[np.float32]
+
+CHUNK_ELEMENTS = 1 << 20
+"""Read at a time where a matrix is quantized: a head of a large vocabulary is gigabytes in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,17 @@ class Part:
     def is_filled(self) -> bool:
         return self.heads is not None and self.heads.dim != self.heads.padded
 
+    def chunks(self, reader: TensorReader) -> Iterator[F32]:
+        """Its rows, some at a time; heads, which a file may keep in another order, all at once."""
+        if self.heads is not None:
+            yield self.read(reader)
+            return
+        n_in = reader.spec.tensors[self.tensor].shape[1]
+        step = max(1, CHUNK_ELEMENTS // n_in)
+        last = self.first + self.n_rows
+        for at in range(self.first, last, step):
+            yield reader.rows(self.tensor, np.arange(at, min(at + step, last), dtype=np.int32))
+
     def read(self, reader: TensorReader) -> F32:
         values = reader.tensor(self.tensor)[self.first : self.first + self.n_rows]
         return values if self.heads is None else self.heads.fill(values)
@@ -78,12 +93,21 @@ class Matrix:
         return self.n_in if heads is None else heads.n * heads.padded
 
     def read(self, reader: TensorReader) -> F32:
-        """[n_out, n_columns]"""
+        """All of it, [n_out, n_columns]; or a vector [n_out], of vectors."""
         values = [part.read(reader) for part in self.parts]
         whole = values[0] if len(values) == 1 else np.concatenate(values)
         if self.column_heads is None or self.column_heads.dim == self.column_heads.padded:
             return whole
         return np.ascontiguousarray(self.column_heads.fill(np.ascontiguousarray(whole.T)).T)
+
+    def chunks(self, reader: TensorReader) -> Iterator[F32]:
+        """Rows [some, n_columns] one after the other, which together are the matrix."""
+        heads = self.column_heads
+        if heads is not None and heads.dim != heads.padded:
+            yield self.read(reader)
+            return
+        for part in self.parts:
+            yield from part.chunks(reader)
 
     def blocks(self, reader: TensorReader) -> Blocks | None:
         """The quantized rows as the file stores them, where all parts are of one kind and unfilled."""

@@ -1,11 +1,12 @@
 """Quantizers: float32 matrices to the integers that ONNX Runtime's kernels multiply; pure.
 
-Matrices are [n_out, n_in]. Blocks run along n_in, which is filled up with zeros to whole blocks.
+Matrices are [n_out, n_in] and come as chunks of rows, so that no large one is ever whole in float32.
+Blocks run along n_in, which is filled up with zeros to whole blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,32 +17,29 @@ from hearth_backends.weights.reader import Blocks
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 I8 = NDArray[np.int8]
+Chunks = Iterable[F32]
 
-CHUNK_ELEMENTS = 1 << 20
-"""Quantized at a time: what it takes beside stays in the processor's cache."""
 _DIVISORS = (8.0, 7.4, 7.0)  # of a block's largest value: which integer it becomes
 
 
-def int4_blocks(matrix: F32, block: int) -> tuple[U8, F32]:
+def int4_blocks(chunks: Chunks, block: int) -> tuple[U8, F32]:
     """Packed nibbles [n_out, n_blocks, block / 2], low first, zero at 8; scales [n_out, n_blocks].
 
     Like Q4_0 a block's largest value keeps its sign and becomes -8; two smaller scales are tried, and
     the one with the least squared error is taken.
     """
-    return _by_chunks(matrix, lambda rows: _int4_rows(_in_blocks(rows, block)))
+    return _joined(chunks, lambda rows: _int4_rows(_in_blocks(rows, block)))
 
 
-def int8_blocks(matrix: F32, block: int) -> tuple[U8, F32]:
+def int8_blocks(chunks: Chunks, block: int) -> tuple[U8, F32]:
     """Integers [n_out, n_blocks, block] with zero at 128; scales [n_out, n_blocks]."""
-    return _by_chunks(matrix, lambda rows: _int8_rows(_in_blocks(rows, block)))
+    return _joined(chunks, lambda rows: _int8_rows(_in_blocks(rows, block)))
 
 
-def int8_channels(matrix: F32) -> tuple[I8, F32]:
+def int8_channels(chunks: Chunks) -> tuple[I8, F32]:
     """Integers [n_in, n_out] (transposed) with zero at 0; scales [n_out]."""
-    scales = np.abs(matrix).max(axis=1) / np.float32(127)
-    scales[scales == 0] = 1
-    integers = np.rint(matrix / scales[:, None])
-    return np.ascontiguousarray(integers.astype(np.int8).T), scales
+    integers, scales = _joined(chunks, _int8_channel_rows)
+    return np.ascontiguousarray(integers.T), scales
 
 
 def int4_from_q4_0(blocks: Blocks) -> tuple[U8, F32]:
@@ -66,14 +64,19 @@ def _half_scales(parts: U8) -> F32:
     return np.ascontiguousarray(parts[:, :, :2]).view("<f2")[:, :, 0].astype(np.float32)
 
 
-def _by_chunks(
-    matrix: F32, quantize: Callable[[F32], tuple[NDArray[Any], F32]]
+def _joined(
+    chunks: Chunks, quantize: Callable[[F32], tuple[NDArray[Any], F32]]
 ) -> tuple[NDArray[Any], F32]:
-    step = max(1, CHUNK_ELEMENTS // max(1, matrix.shape[1]))
-    done = [quantize(matrix[at : at + step]) for at in range(0, matrix.shape[0], step)]
+    done = [quantize(rows) for rows in chunks]
     if len(done) == 1:
         return done[0]
     return np.concatenate([d[0] for d in done]), np.concatenate([d[1] for d in done])
+
+
+def _int8_channel_rows(rows: F32) -> tuple[I8, F32]:
+    scales = np.abs(rows).max(axis=1) / np.float32(127)
+    scales[scales == 0] = 1
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 
 def _in_blocks(rows: F32, block: int) -> F32:
