@@ -178,7 +178,7 @@ class Checkup:
         try:
             await self._profiles.save(report)
         except StoreError as error:
-            log.warning("a report of %s cannot be kept: %s", report.device, error)
+            log.error("a report of %s cannot be kept: %s", report.device, error)
 
 
 def _key(pair: Pair) -> tuple[str, str, str]:
