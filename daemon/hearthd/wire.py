@@ -87,6 +87,7 @@ class Load(Frame, frozen=True):
     kv_dtype: str = "f16"
     weights: str = "file"  # the kind they are computed with; "file": as stored
     step_tokens: int = 512  # rows of one step at most
+    grammar_seconds: float = 0.02  # that the mask of one token may take, in the long run
     itl_target_seconds: float = 0.05  # between the tokens of a stream, while prompts are computed
     aging_seconds: float = 30.0  # after which a class gets a turn before those above it
     threads: int | None = None  # None: physical cores

@@ -86,6 +86,7 @@ class ModelConfig(Section, frozen=True):
     prefix_disk: Size = 1 << 30  # files of prefixes that outlive a restart; 0: none
     threads: Count | None = None  # unset: fast physical cores that its device and groups allow
     step_tokens: Count = 512  # rows of one step at most
+    grammar_ms: PositiveMilliseconds = 20.0  # that the mask of one token may take
     itl_target_ms: PositiveMilliseconds = 50.0  # between the tokens of a stream, while prompts come
     aging_seconds: PositiveSeconds = 30.0  # a class waits so long at most for a turn
     aliases: tuple[str, ...] = ()  # more names that clients may use

@@ -208,7 +208,7 @@ class EngineCore:
             tokens = gained[i]
             output = self._outputs.get(request.id)
             if output is not None and tokens and tokens[-1] == NO_TOKEN:
-                deltas.append(self._give_up(request, "no_token", _why_nothing(request)))
+                deltas.append(self._give_up(request, *_why_nothing(request)))
             elif output is not None and not _follow(request, tokens):
                 deltas.append(self._give_up(request, "grammar_failed", _OFF_GRAMMAR))
             elif output is not None and (tokens or n_scored):
@@ -352,10 +352,16 @@ class EngineCore:
             self._after_step(outcome)
 
 
-def _why_nothing(request: Request) -> str:
-    """Why no token was left to choose."""
-    broken = None if request.grammar is None else request.grammar.error
-    return _NOTHING_LEFT_TO_SAMPLE if broken is None else f"the grammar gave up: {broken}"
+def _why_nothing(request: Request) -> tuple[str, str]:
+    """Why no token was left to choose: code and message."""
+    grammar = request.grammar
+    if grammar is not None and grammar.is_too_slow:
+        allowed = f"{grammar.mask_seconds * 1000:g} ms"
+        return "grammar_too_slow", f"{_TOO_SLOW} (grammar_ms: {allowed} a token)"
+    broken = None if grammar is None else grammar.error
+    if broken is not None:
+        return "no_token", f"the grammar gave up: {broken}"
+    return "no_token", _NOTHING_LEFT_TO_SAMPLE
 
 
 def _follow(request: Request, tokens: list[int]) -> bool:
@@ -377,6 +383,7 @@ def _follow(request: Request, tokens: list[int]) -> bool:
 
 
 _TOO_LATE = "the deadline of the request has passed, or no token could come before it"
+_TOO_SLOW = "the grammar takes so long for each token that everybody would wait for it"
 _OFF_GRAMMAR = "the output has left its grammar"
 _NOTHING_LEFT_TO_SAMPLE = "the model's logits, or what masks them, leave no token to choose"
 _NO_ROOM_EVER = "the request needs more key-value memory than this model was given"

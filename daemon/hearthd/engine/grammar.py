@@ -22,6 +22,7 @@ from hearthd import wire
 from hearthd.engine import json_schema
 from hearthd.engine.json_keywords import SchemaRefused, joined
 from hearthd.engine.json_schema import Place, Schema
+from hearthd.engine.mask_budget import MaskBudget
 from hearthd.engine.tool_format import ToolGrammar, forced_grammar, free_grammar, quoted
 from hearthd.engine.vocabulary import TokenizerForGrammars, control_token
 
@@ -39,6 +40,8 @@ JSON_OPTIONS = {
 ALL_ALLOWED = np.uint32(0xFFFFFFFF)
 """A word of a mask where no grammar has a say."""
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+MASK_SECONDS = 0.02
+"""That a mask may take in the long run, unless told otherwise."""
 MAX_CACHED = 64
 """Compiled grammars that are kept."""
 MAX_BLAMED = 200
@@ -58,19 +61,26 @@ class GrammarRefused(Exception):
 class Grammar:
     """Follows one output, token by token; used by one thread at a time."""
 
-    __slots__ = ("_matcher", "n_words")
+    __slots__ = ("_budget", "_matcher", "n_words")
 
-    def __init__(self, matcher: LLMatcher, n_words: int) -> None:
-        """`n_words`: of a mask, 32 tokens each."""
+    def __init__(self, matcher: LLMatcher, n_words: int, mask_seconds: float) -> None:
+        """`n_words`: of a mask, 32 tokens each; `mask_seconds`: that one may take, in the long run."""
         self._matcher = matcher
+        self._budget = MaskBudget(mask_seconds)
         self.n_words = n_words
 
     def mask(self, row: NDArray[np.uint32]) -> None:
         """Set the bits of the tokens that may come next in `row` [n_words], clear the others.
 
-        End tokens are among them where the output may end here. Nothing is when the grammar is broken.
+        End tokens are among them where the output may end here. Nothing is when the grammar is broken,
+        or has taken too much time.
         """
+        if self.is_too_slow:
+            row[:] = 0
+            return
+        began = time.thread_time()  # others on this machine are not the grammar's fault
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        self._budget.spend(time.thread_time() - began)
         if self._matcher.is_error():
             row[:] = 0
 
@@ -115,7 +125,17 @@ class Grammar:
 
     def fork(self) -> Grammar:
         """The same state, to go on by itself."""
-        return Grammar(self._matcher.deep_copy(), self.n_words)
+        return Grammar(self._matcher.deep_copy(), self.n_words, self._budget.allowed_seconds)
+
+    @property
+    def is_too_slow(self) -> bool:
+        """Whether its masks have taken more time than the others in a batch can be asked to wait for."""
+        return self._budget.is_overdrawn
+
+    @property
+    def mask_seconds(self) -> float:
+        """That a mask may take, in the long run."""
+        return self._budget.allowed_seconds
 
     @property
     def is_complete(self) -> bool:
@@ -136,8 +156,15 @@ class Grammar:
 class GrammarFactory:
     """Compiles constraints for one vocabulary; thread-safe. Nothing large is made before it is needed."""
 
-    def __init__(self, tokenizer: Tokenizer, form: wire.ToolFormat | None = None) -> None:
-        """`form`: in which the model writes calls of tools."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        form: wire.ToolFormat | None = None,
+        *,
+        mask_seconds: float = MASK_SECONDS,
+    ) -> None:
+        """`form`: in which the model writes calls of tools; `mask_seconds`: that a mask may take."""
+        self._mask_seconds = mask_seconds
         self._tokenizer = tokenizer
         self._n_words = -(-tokenizer.n_vocab // 32)
         self._form: wire.ToolFormat = form or wire.DEFAULT_TOOL_FORMAT
@@ -163,7 +190,16 @@ class GrammarFactory:
             if found is not None:
                 self._cache.move_to_end(key)
                 return self._fresh(found)
-        made = self._make(constraint)
+        try:
+            made = self._make(constraint)
+        except GrammarRefused:
+            raise
+        except BaseException as error:  # a panic in the compiler is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            log.warning("a grammar could not be compiled: %r", error)
+            message = f"this cannot be compiled: {_first_line(str(error)) or type(error).__name__}"
+            raise GrammarRefused("invalid_value", message, constraint.param) from error
         with self._looking:
             self._cache[key] = made
             while len(self._cache) > MAX_CACHED:
@@ -176,7 +212,7 @@ class GrammarFactory:
         return quoted(text) if token is None else f"<[{token}]>"
 
     def _fresh(self, matcher: LLMatcher) -> Grammar:
-        return Grammar(matcher.deep_copy(), self._n_words)
+        return Grammar(matcher.deep_copy(), self._n_words, self._mask_seconds)
 
     # --- compiling -----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from hearth_backends.kv.hashing import HashChain
 from hearthd import wire
 from hearthd.engine import tool_format, tool_prompt
 from hearthd.engine.chat import ChatTemplate, TemplateRefused
-from hearthd.engine.grammar import Grammar, GrammarFactory, GrammarRefused
+from hearthd.engine.grammar import MASK_SECONDS, Grammar, GrammarFactory, GrammarRefused
 from hearthd.engine.output import Output
 from hearthd.engine.request import Limits, Priority, Request
 from hearthd.engine.vocabulary import control_token
@@ -40,9 +40,17 @@ class Intake:
     """Renders, tokenizes and validates; thread-safe as the tokenizer is."""
 
     def __init__(
-        self, model: LoadedModel, *, context: int, adapters: Mapping[str, AdapterSpec] | None = None
+        self,
+        model: LoadedModel,
+        *,
+        context: int,
+        adapters: Mapping[str, AdapterSpec] | None = None,
+        grammar_seconds: float = MASK_SECONDS,
     ) -> None:
-        """`adapters`: by name; stages have them under numbers from 1 on, in this order."""
+        """`adapters`: by name; stages have them under numbers from 1 on, in this order.
+
+        `grammar_seconds`: that the mask of one token may take.
+        """
         self._adapters = {None: (0, "")} | {
             name: (number, adapter.digest)
             for number, (name, adapter) in enumerate((adapters or {}).items(), 1)
@@ -53,7 +61,7 @@ class Intake:
         self._digest = model.spec.digest
         self._add_bos = model.spec.add_bos
         form = tool_format.detect(model.spec.chat_template) or wire.DEFAULT_TOOL_FORMAT
-        self.grammars = GrammarFactory(model.tokenizer, form)
+        self.grammars = GrammarFactory(model.tokenizer, form, mask_seconds=grammar_seconds)
         marks = (control_token(model.tokenizer, mark) for mark in tool_format.MARKS[form])
         self._marks = frozenset(token for token in marks if token is not None)
         self._chat: ChatTemplate | None = None

@@ -19,6 +19,8 @@ Schema: TypeAlias = dict[str, Any] | bool
 
 MAX_DEPTH = 100
 """Objects and lists inside each other."""
+MAX_SCHEMAS = 3000
+"""Schemas inside one; the time that a compiler takes grows faster than their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class _Walk:
         if id(schema) in self._seen:
             return
         self._seen.add(id(schema))
+        if len(self.places) == MAX_SCHEMAS:
+            raise invalid("", f"the schema has more than {MAX_SCHEMAS} schemas inside")
         json_keywords.check(schema, path)
         self.places.append(Place(path, schema))
         for name, inner in _inner_schemas(schema):

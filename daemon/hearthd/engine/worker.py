@@ -86,7 +86,12 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
         if encoding is not None:
             return _load_and_encode(link, load, plan_encoder(load, model, encoding), started)
         plan = plan_load(load, model)
-        intake = Intake(plan.model, context=plan.room.context, adapters=plan.adapters)
+        intake = Intake(
+            plan.model,
+            context=plan.room.context,
+            adapters=plan.adapters,
+            grammar_seconds=load.grammar_seconds,
+        )
         with warming(intake):
             core = execute_load(plan, load, _grants(link), _progress(link))
     except BackendError as error:
@@ -315,7 +320,7 @@ class Worker:
             raise
         except Exception:  # whatever a request says, those after it are heard
             log.exception("hearthd sent %s, which failed", type(frame).__name__)
-            if isinstance(frame, wire.Submit | wire.Encode | wire.Decode):
+            if isinstance(frame, wire.Submit | wire.Embed | wire.Encode | wire.Decode):
                 message = "something failed inside the engine while the request was taken in"
                 self._link.send(wire.Reject(frame.rid, 500, "internal_error", message))
 

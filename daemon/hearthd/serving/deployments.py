@@ -41,6 +41,7 @@ class Revision:
             weights=config.weights,
             step_tokens=config.step_tokens,
             itl_target_seconds=config.itl_target_ms / 1000,
+            grammar_seconds=config.grammar_ms / 1000,
             aging_seconds=config.aging_seconds,
             threads=config.threads,
             budget_bytes=budget_bytes,

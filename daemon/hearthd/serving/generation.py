@@ -11,7 +11,7 @@ import msgspec
 
 from hearthd import wire
 from hearthd.config.schema import RequestClass
-from hearthd.errors import DeadlineExceeded, EngineFailed, ShuttingDown
+from hearthd.errors import DeadlineExceeded, EngineFailed, InvalidRequest, ShuttingDown
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.work import Work
 from hearthd.telemetry.timeline import RequestTimeline
@@ -105,5 +105,7 @@ class Generation(Work):
             self.fail(DeadlineExceeded(message), now)
         elif code == ShuttingDown.code:
             self.fail(ShuttingDown(message), now)
+        elif code == "grammar_too_slow":  # it is what the client asked for
+            self.fail(InvalidRequest(message, code=code), now)
         else:
             self.fail(EngineFailed(message, code=code), now)

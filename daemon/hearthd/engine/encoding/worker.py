@@ -113,6 +113,9 @@ class EncodingWorker:
                 self._receive(self._link.receive())
         except HearthdGone as gone:
             self._inbox.put(gone)
+        except Exception as error:  # an engine that hears nothing any more must not go on
+            log.exception("what hearthd sent is no frame")
+            self._inbox.put(HearthdGone(f"it sent what is no frame: {error}"))
 
     def _receive(self, frame: wire.ToEngine) -> None:
         try:
@@ -131,6 +134,13 @@ class EncodingWorker:
                     log.error("hearthd sent %s to an engine that encodes", type(frame).__name__)
         except Refused as refused:
             self._link.send(refused.frame)
+        except HearthdGone:
+            raise
+        except Exception:  # whatever a request says, those after it are heard
+            log.exception("hearthd sent %s, which failed", type(frame).__name__)
+            if isinstance(frame, wire.Embed | wire.Submit | wire.Encode | wire.Decode):
+                message = "something failed inside the engine while the request was taken in"
+                self._link.send(wire.Reject(frame.rid, 500, "internal_error", message))
 
     # --- the beat thread -----------------------------------------------------------------------
 
