@@ -32,10 +32,10 @@ def victim(running: Iterable[Request]) -> Request | None:
 
 
 def most_urgent(prompts: Iterable[Request], head: Request | None) -> int | None:
-    """The highest level among running prompts and who waits; None where there are none."""
-    levels = [request.level for request in prompts]
+    """The highest class among running prompts and who waits, whatever turns were given; None without any."""
+    levels = [request.priority.level for request in prompts]
     if head is not None:
-        levels.append(head.level)
+        levels.append(head.priority.level)
     return max(levels, default=None)
 
 

@@ -298,7 +298,7 @@ class Scheduler:
         such a prompt may come.
         """
         now = self.clock()
-        if any(r.level > policy.BATCH_LEVEL for r in self.running):
+        if any(r.priority.level > policy.BATCH_LEVEL for r in self.running):
             self._urgent_seconds = now
         level = policy.most_urgent(prompts, self.waiting.first())
         above: int | None = None
@@ -375,9 +375,6 @@ class Scheduler:
             n_rows = min(n_rows, selection.wants_left)
         elif self.caps.rollback == "checkpoint":
             n_rows = policy.rows_to_checkpoint(start, n_rows, len(request.tokens), BLOCK_TOKENS)
-            parting = self.store.parting(request, start)
-            if parting is not None:
-                n_rows = min(n_rows, parting - start)
             parting = self.store.parting(request, start)
             if parting is not None:
                 n_rows = min(n_rows, parting - start)
