@@ -163,8 +163,10 @@ def _litellm(folder: Path, engine: Endpoint, program: str | None) -> Iterator[En
         "  cache_params:\n"
         "    type: local\n"
         "  telemetry: false\n"
+        "general_settings:\n"
+        "  master_key: sk-bench\n"
     )
-    proxy = Endpoint(f"http://127.0.0.1:{port}", api_key="none")
+    proxy = Endpoint(f"http://127.0.0.1:{port}", api_key="sk-bench")
     command = f"{program} --config {config} --host 127.0.0.1 --port {port} --num_workers 1"
     with running(command, proxy, folder / "litellm.log", ready_path="/health/liveliness"):
         yield proxy

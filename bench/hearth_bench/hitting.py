@@ -65,7 +65,7 @@ def hit(
         )
         script.flush()
         command = [
-            wrk, "-t1", f"-c{n_connections}", f"-d{seconds:.0f}s", "--latency", "-s", script.name,
+            wrk, "-t1", f"-c{n_connections}", f"-d{seconds:.0f}s", "--latency", "--timeout", "30s", "-s", script.name,
             f"{endpoint.root}{path}",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearthd.cache.audit import Judged, bounds, report
+from hearthd.cache.audit import Judged, Pair, bounds, report
 from hearthd.cache.guards import differs
 from hearthd.cache.vectors import cosine, nearest_signs, signs, unit
 
@@ -56,6 +58,17 @@ def test_near_misses_are_told_apart(one: str, other: str, reason: str) -> None:
 @pytest.mark.parametrize(("one", "other"), PARAPHRASES)
 def test_paraphrases_pass(one: str, other: str) -> None:
     assert differs(one, other) is None
+
+
+def test_the_labelled_pairs_and_what_guards_make_of_them() -> None:
+    lines = (Path(__file__).parents[2] / "bench" / "paraphrases.jsonl").read_bytes().splitlines()
+    pairs = [msgspec.json.decode(line, type=Pair) for line in lines]
+    same = [pair for pair in pairs if pair.same]
+    others = [pair for pair in pairs if not pair.same]
+    assert len(pairs) >= 400
+    assert min(len(same), len(others)) >= 100
+    assert sum(differs(pair.a, pair.b) is not None for pair in same) <= len(same) * 0.02
+    assert sum(differs(pair.a, pair.b) is not None for pair in others) >= len(others) * 0.3
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
