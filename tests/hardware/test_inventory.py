@@ -155,3 +155,15 @@ def test_a_backend_of_one_memory_node_is_one_of_all() -> None:
     views = {"one": [BackendDevice("cpu:0", "cpu", "c")]}
     found = merge(Inventory(), {"x": SourceReport(Findings([CPU, other]))}, views)
     assert [device.backends for device in found.devices] == [{"one": "cpu:0"}] * 2
+
+
+def test_a_gpu_on_a_chip_keeps_its_name_when_nvml_tells_of_it() -> None:
+    bare = msgspec.structs.replace(gpu("platform:tegra", ""), pci=None, unified=True)
+    told = msgspec.structs.replace(bare, identity="nvidia:GPU-1")
+    first = inventory(bare)
+    both = inventory(bare, told, before=first)
+    assert [(d.name, d.identity, d.state) for d in both.devices] == [
+        ("cuda:0", "nvidia:GPU-1", "ready")
+    ]
+    again = inventory(bare, before=both)
+    assert names(again) == {"platform:tegra": "cuda:0"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from fake_machine import GIB, FakeMachine, Gpu, StubNvml
+from fake_machine import GIB, FakeMachine, Gpu, StubNvml, build_stub_nvml
 
 from hearthd.hardware.amd import amd_device
 from hearthd.hardware.device import Device, Findings
@@ -90,6 +92,14 @@ def test_a_driver_that_does_not_start(
     nvml.say(Gpu(), init=code)
     with pytest.raises(NvmlError, match=words):
         listed(machine, nvml)
+
+
+def test_an_old_driver_lacks_some_functions(machine: FakeMachine, tmp_path: Path) -> None:
+    old = build_stub_nvml(tmp_path, "-DOLD")
+    old.say(Gpu())
+    (device,) = listed(machine, old).devices
+    assert (device.total_bytes, device.reading.free_bytes) == (24 * GIB, 23 * GIB)
+    assert (device.reading.power_watts, device.reading.power_limit_watts) == (123.0, None)
 
 
 def test_no_library(machine: FakeMachine) -> None:

@@ -214,14 +214,15 @@ class StubNvml:
         fresh.replace(self._state)
 
 
-def build_stub_nvml(folder: Path) -> StubNvml:
-    """Compile it; skips the test where there is no C compiler."""
+def build_stub_nvml(folder: Path, *options: str) -> StubNvml:
+    """Compile it; skips the test where there is no C compiler. "-DOLD": of an old driver."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler")
     library = folder / "libnvidia-ml.so.1"
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(_STUB), "-ldl"], check=True
+        [compiler, "-shared", "-fPIC", "-O1", *options, "-o", str(library), str(_STUB), "-ldl"],
+        check=True,
     )
     return StubNvml(library)
 

@@ -101,6 +101,13 @@ int nvmlDeviceGetPciInfo_v3(void *h, char *info) {
     strncpy(info + 36, gpu->bus, 31);
     return OK;
 }
+int nvmlDeviceGetMemoryInfo(void *h, Bytes *m) {
+    WITH(h);
+    if (!gpu->total) return UNSUPPORTED;
+    m[0] = gpu->total << 20; m[1] = (gpu->total - gpu->used) << 20; m[2] = gpu->used << 20;
+    return OK;
+}
+#ifndef OLD /* a driver of before some functions were there */
 int nvmlDeviceGetMemoryInfo_v2(void *h, Bytes *m) {
     WITH(h);
     if (!gpu->total) return UNSUPPORTED;
@@ -109,10 +116,11 @@ int nvmlDeviceGetMemoryInfo_v2(void *h, Bytes *m) {
     m[1] = total; m[2] = 0; m[3] = total - used; m[4] = used;
     return (unsigned)m[0] == (40u | 2u << 24) ? OK : INVALID;
 }
+int nvmlDeviceGetEnforcedPowerLimit(void *h, unsigned *mw) { WITH(h); *mw = 450000; return OK; }
+#endif
 int nvmlDeviceGetUtilizationRates(void *h, unsigned *u) { WITH(h); u[0] = 37; u[1] = 5; return OK; }
 int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *t) { WITH(h); (void)sensor; *t = 61; return OK; }
 int nvmlDeviceGetPowerUsage(void *h, unsigned *mw) { WITH(h); *mw = 123000; return OK; }
-int nvmlDeviceGetEnforcedPowerLimit(void *h, unsigned *mw) { WITH(h); *mw = 450000; return OK; }
 int nvmlDeviceGetCudaComputeCapability(void *h, int *major, int *minor) { WITH(h); *major = 8; *minor = 9; return OK; }
 int nvmlDeviceGetEccMode(void *h, unsigned *now, unsigned *next) { WITH(h); *now = *next = 1; return OK; }
 int nvmlDeviceGetTotalEccErrors(void *h, int type, int counter, Bytes *n) {

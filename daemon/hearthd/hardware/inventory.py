@@ -11,6 +11,7 @@ import msgspec
 from hearthd.hardware.backend_view import BackendDevice
 from hearthd.hardware.device import Device, Findings, Reading, lasting
 
+_TEGRA = "platform:tegra"
 _PREFIXES = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu"}
 
 EventKind: TypeAlias = Literal["appeared", "changed", "gone"]
@@ -102,7 +103,7 @@ def _found(reports: Mapping[str, SourceReport]) -> list[Device]:
     has_tegra = any(d.identity.startswith("nvidia:") and d.unified for d in devices)
     kept = []
     for device in devices:
-        if device.identity == "platform:tegra" and has_tegra:
+        if device.identity == _TEGRA and has_tegra:
             continue
         if device.vendor == "nvidia" and device.identity.startswith("pci:"):
             if device.pci in known or "nvml" not in reports:
@@ -147,9 +148,9 @@ def _name(before: Inventory, found: Sequence[Device]) -> list[Device]:
     names = {device.identity: device.name for device in before.devices}
     here = {device.identity for device in found}
     places = {
-        device.pci: device
+        place: device
         for device in before.devices
-        if device.pci is not None and device.identity not in here
+        if (place := _slot(device)) is not None and device.identity not in here
     }
     taken = set(names.values())
     named = []
@@ -165,15 +166,25 @@ def _name(before: Inventory, found: Sequence[Device]) -> list[Device]:
 
 def _inherited(device: Device, places: dict[str, Device]) -> str | None:
     """The name of what was in the same slot: the same card, before its driver told more of it."""
-    if device.pci is None:
+    slot = _slot(device)
+    was = None if slot is None else places.get(slot)
+    if slot is None or was is None or prefix_of(was) != prefix_of(device):
         return None
-    was = places.get(device.pci)
-    if was is None or prefix_of(was) != prefix_of(device):
-        return None
-    if not was.identity.startswith("pci:") and not device.identity.startswith("pci:"):
+    if not _is_bare(was) and not _is_bare(device):
         return None  # another card was put in
-    del places[device.pci]
+    del places[slot]
     return was.name
+
+
+def _slot(device: Device) -> str | None:
+    """Where a device is, whoever tells of it."""
+    on_chip = device.vendor == "nvidia" and device.unified
+    return device.pci or (_TEGRA if on_chip else None)
+
+
+def _is_bare(device: Device) -> bool:
+    """Whether it is known by its place only, not by a number of its own."""
+    return device.identity.startswith(("pci:", "platform:"))
 
 
 def _next(prefix: str, taken: Iterable[str]) -> str:
