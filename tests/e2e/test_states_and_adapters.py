@@ -27,6 +27,11 @@ lora = ["of-lfm2.gguf"]
 """
 
 
+def states(daemon: Daemon) -> list[str]:
+    """Of its models; a box with a broken one is never ready."""
+    return [model["state"] for model in daemon.get("/readyz")[1]["models"]]
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="hearth") as name:
@@ -37,7 +42,7 @@ def box() -> Iterator[Daemon]:
         write_lora(folder / "of-lfm2.gguf", folder / "lfm2.gguf", seed=1)
         (folder / "hearthd.toml").write_text(CONFIG)
         with running(folder, "--config", str(folder / "hearthd.toml")) as daemon:
-            daemon.until_ready()
+            daemon.until(lambda: states(daemon) == ["ready", "ready", "failed"])
             yield daemon
 
 
