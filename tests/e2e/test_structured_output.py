@@ -147,7 +147,7 @@ def check_content(said: Said, schema: dict[str, Any]) -> bool:
     return True
 
 
-def check_calls(said: Said, names: set[str], most: int) -> bool:
+def check_calls(said: Said, takes: dict[str, Any], most: int) -> bool:
     """Fail unless all calls are right, and there are some; whether the answer is whole."""
     if said.finish == "length":
         return False
@@ -155,8 +155,8 @@ def check_calls(said: Said, names: set[str], most: int) -> bool:
     assert not said.content
     assert 1 <= len(said.calls) <= most
     for name, arguments in said.calls:
-        assert name in names
-        jsonschema.Draft202012Validator(ARGUMENTS[name]).validate(json.loads(arguments))
+        assert name in takes
+        jsonschema.Draft202012Validator(takes[name]).validate(json.loads(arguments))
     return True
 
 
@@ -165,11 +165,26 @@ def schema_format(schema: dict[str, Any], *, strict: bool) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": named}
 
 
+def with_tools(schema: dict[str, Any], random: Random) -> tuple[dict[str, Any], Any]:
+    """The schema as what a tool takes, or as what an answer is held to where the model may call tools."""
+    if random.random() < 0.5 and "$ref" not in json.dumps(schema):
+        takes = {"type": "object", "properties": {"value": schema}, "required": ["value"]}
+        forced: dict[str, Any] = {"tools": [tool("only", takes)], "tool_choice": "required"}
+        return forced, lambda said: check_calls(said, {"only": takes}, 64)
+    strict = [tool(name, taken, strict=True) for name, taken in ARGUMENTS.items()]
+    say: dict[str, Any] = {"tools": strict, "response_format": schema_format(schema, strict=True)}
+
+    def check(said: Said) -> bool:
+        return check_calls(said, ARGUMENTS, 64) if said.calls else check_content(said, schema)
+
+    return say, check
+
+
 def matrix(model: str, stream: bool, n: int) -> list[tuple[dict[str, Any], Any]]:
     """Requests over all schemas and ways to say them, and how each answer is checked."""
     random = Random(f"{model} {stream}")
     cells: list[tuple[dict[str, Any], Any]] = []
-    for name, schema in SCHEMAS.items():
+    for schema in SCHEMAS.values():
         for _ in range(n):
             say: dict[str, Any] = random.choice([
                 {"response_format": schema_format(schema, strict=True)},
@@ -180,15 +195,20 @@ def matrix(model: str, stream: bool, n: int) -> list[tuple[dict[str, Any], Any]]
                  "tool_choice": "none"},
             ])  # fmt: skip
             cells.append((say, lambda said, schema=schema: check_content(said, schema)))
-        del name
-    every = set(ARGUMENTS)
-    forced: list[tuple[dict[str, Any], set[str], int]] = [
-        ({"tool_choice": "required"}, every, 64),
-        ({"tool_choice": "required", "parallel_tool_calls": False}, every, 1),
-        ({"tool_choice": {"type": "function", "function": {"name": "tag"}}}, {"tag"}, 1),
+            cells.append(with_tools(schema, random))
+    cells += [
+        (
+            {"response_format": {"type": "json_object"}},
+            lambda said: check_content(said, {"type": "object"}),
+        ),
+    ] * n
+    forced: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+        ({"tool_choice": "required"}, ARGUMENTS, 64),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, ARGUMENTS, 1),
+        ({"tool_choice": {"type": "function", "function": {"name": "tag"}}}, {"tag": OPEN}, 1),
     ]
-    for say, names, most in forced * (4 * n):
-        check = lambda said, names=names, most=most: check_calls(said, names, most)  # noqa: E731
+    for say, takes, most in forced * (4 * n):
+        check = lambda said, takes=takes, most=most: check_calls(said, takes, most)  # noqa: E731
         cells.append(({"tools": TOOLS, **say}, check))
     return [
         ({"model": model, "stream": stream, "seed": random.randrange(10**9), **say}, check)
@@ -233,7 +253,7 @@ async def test_strict_tools_or_json_in_free_choice(
     n_calls = 0
     for said in answers:
         if said.calls:
-            n_calls += check_calls(said, {"weather", "tag"}, 64)
+            n_calls += check_calls(said, {"weather": WEATHER, "tag": OPEN}, 64)
         else:
             check_content(said, schema)
     assert n_calls < len(answers)
