@@ -14,7 +14,7 @@ from engine_rig import Rig
 from gguf_runner import CPU, MakeGguf, Rows, Runner, whole_spec
 
 from hearth_backends.base import Bytes, DeviceInfo, Lease, LoadedModel, StageSpec
-from hearth_backends.errors import OutOfMemory
+from hearth_backends.errors import ModelFileError, OutOfMemory
 from hearth_backends.registry import candidates, open_model
 
 pytest.importorskip("onnxruntime")
@@ -146,10 +146,21 @@ def test_a_file_that_could_not_be_finished_is_gone(
     assert list(cache.iterdir()) == []
 
 
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HEARTH_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(packing, "SMALL_BYTES", 0)
+    with pytest.raises(ModelFileError, match=r"cannot be written to .*HEARTH_CACHE names another"):
+        onnx_runner(canary(), "int8")
+
+
 def test_where_packed_weights_are_kept() -> None:
     folder = packing.default_folder
     assert folder({"HEARTH_CACHE": "/a", "HOME": "/b"}) == Path("/a/onnx")
     assert folder({"CACHE_DIRECTORY": "/var/cache/hearthd"}) == Path("/var/cache/hearthd/onnx")
+    assert folder({"STATE_DIRECTORY": "/var/lib/hearthd"}) == Path("/var/lib/hearthd/onnx")
     assert folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/hearth/onnx")
     assert folder({"HOME": "/b"}) == Path("/b/.cache/hearth/onnx")
 

@@ -14,7 +14,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,7 +77,7 @@ def _silent(_fraction: float) -> None:
 
 def default_folder(environ: Mapping[str, str]) -> Path:
     """Where packed weights are kept: HEARTH_CACHE, what systemd gives, or the user's cache."""
-    for key in ("HEARTH_CACHE", "CACHE_DIRECTORY"):
+    for key in ("HEARTH_CACHE", "CACHE_DIRECTORY", "STATE_DIRECTORY"):
         if environ.get(key):
             return Path(environ[key]) / "onnx"
     home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
@@ -133,8 +133,8 @@ class _Layout:
             size = path.stat().st_size
             with path.open("rb") as file:
                 begin = file.read(self.begin)
-        except FileNotFoundError:
-            return False
+        except OSError:
+            return False  # writing it will say what is wrong
         if size == self.n_bytes and begin == _LENGTH.pack(len(self.header)) + self.header:
             return True
         log.warning("%s is packed anew: it has %d bytes, not %d", path, size, self.n_bytes)
@@ -161,12 +161,20 @@ def writing(path: Path, n_bytes: int) -> Iterator[BinaryIO]:
             yield file
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfMemory(
                 f"no room on disk to pack weights: {path} takes {n_bytes} bytes"
             ) from error
-        raise ModelFileError(f"packed weights cannot be written to {path}: {error}") from error
+        raise ModelFileError(
+            f"packed weights cannot be written to {path}: {error}; HEARTH_CACHE names another folder"
+        ) from error
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         raise
+
+
+def _remove(partial: Path) -> None:
+    """Delete it where it was made; what went wrong before that is what is told."""
+    with suppress(OSError):
+        partial.unlink()
