@@ -11,6 +11,7 @@ engine.)
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,6 +32,9 @@ from hearthd.engine.waiting import WaitingQueue
 
 URGENT_SECONDS = 60.0
 """So long after a request above batch, batch is ready for another: none of its steps is long."""
+
+TURN_SECONDS = 1.0
+"""Batch with a turn stands still for no longer, however many prompts are more urgent."""
 
 
 class _Shares(NamedTuple):
@@ -304,17 +308,19 @@ class Scheduler:
         above: int | None = None
         if level is not None and level > policy.BATCH_LEVEL:
             self._urgent_seconds = now
-            if now - self._batch_seconds < self._aging_seconds:
+            has_turn = any(r.level > policy.BATCH_LEVEL >= r.priority.level for r in self.running)
+            still_seconds = min(self._aging_seconds, TURN_SECONDS if has_turn else math.inf)
+            if now - self._batch_seconds < still_seconds:
                 above = policy.BATCH_LEVEL
-                decoding = [r for r in decoding if r.level > above]
-                prompts = [r for r in prompts if r.level > above]
+                decoding = [r for r in decoding if r.priority.level > above]
+                prompts = [r for r in prompts if r.priority.level > above]
         if above is None:
             self._batch_seconds = now
         n_rows: int | None = None
         if level is not None and level <= policy.BATCH_LEVEL and self._may_be_urgent(now):
             n_rows = self.costs.rows_alone(self._itl_target_seconds)
             if self._prompts_turn:
-                decoding = [r for r in decoding if r.level > policy.BATCH_LEVEL]
+                decoding = [r for r in decoding if r.priority.level > policy.BATCH_LEVEL]
             elif decoding:
                 n_rows = 0
         elif level is not None and decoding:
