@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hearth_backends.base import LoadedModel
+from hearth_backends.base import AdapterSpec, LoadedModel
 from hearth_backends.registry import open_model
 from hearthd import wire
 from hearthd.engine.intake import Arrival, Intake, Refused
 
 CONTEXT = 64
+ADAPTERS = {"s": AdapterSpec(Path("s.gguf"), "digest of s", 1)}
 USER = [{"role": "user", "content": "hi"}]
 
 
@@ -23,7 +25,7 @@ def model(path: str = "sim:", **changes: Any) -> LoadedModel:
 
 def submit(subject: LoadedModel | None = None, **fields: Any) -> Arrival:
     frame = wire.Submit(rid=1, **{"sampling": wire.Sampling(), **fields})
-    return Intake(subject or model(), context=CONTEXT).submit(frame)
+    return Intake(subject or model(), context=CONTEXT, adapters=ADAPTERS).submit(frame)
 
 
 def refusal(subject: LoadedModel | None = None, **fields: Any) -> wire.Reject:
