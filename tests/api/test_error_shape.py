@@ -37,6 +37,10 @@ GOOD = {
     "/detokenize": DETOKENIZE,
 }
 POSTS = sorted(GOOD)
+TRIED_ELSEWHERE = {
+    "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank",
+    "/api/v1/cache/import", "/api/v1/cache/audit",
+}  # fmt: skip
 
 
 async def _error(answer: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
@@ -58,7 +62,9 @@ async def _error(answer: aiohttp.ClientResponse, status: int) -> dict[str, Any]:
 
 
 def test_the_table_of_good_bodies_has_every_post() -> None:
-    assert sorted({route.path for route in ROUTES if route.method == "POST"}) == POSTS
+    posts = {route.path for route in ROUTES if route.method == "POST"}
+    assert sorted(posts - TRIED_ELSEWHERE) == POSTS
+    assert posts >= TRIED_ELSEWHERE
 
 
 @pytest.mark.parametrize("path", POSTS)
