@@ -247,9 +247,10 @@ def _cache(config: Config, serving: Serving, metrics: Metrics) -> ResponseCache:
 
 
 async def _answers(app: web.Application) -> AsyncIterator[None]:
-    """Kept answers are there while the app is."""
-    await app[keys.CACHE].open()
+    """Kept answers are there while the app is, or soon after: nobody waits for their file to open."""
+    opening = asyncio.create_task(app[keys.CACHE].open(), name="cache-opens")
     yield
+    await opening
     await app[keys.CACHE].close()
 
 

@@ -320,3 +320,14 @@ async def test_a_model_that_loads_is_waited_for_without_the_cache(
     assert cached.counts.bypasses["canary", "model-not-ready"] == 1
     async with cached.answer(asked_for("a")) as found:
         assert (await text_of(found)).startswith("a-")
+
+
+async def test_what_is_answered_before_the_file_is_open_is_kept_once_it_is(
+    serving: FakeServing, tmp_path: Path
+) -> None:
+    cached = Cached(serving, tmp_path)
+    assert await cached.ask("a") == ("MISS", "a-1")
+    assert await cached.ask("a") == ("COALESCED", "a-1")
+    async with cached.opened():
+        await cached.settled()
+        assert await cached.ask("a") == ("HIT", "a-1")

@@ -60,19 +60,24 @@ class ExactCache:
         self._no_writes_until = 0.0
         self._alerted: set[StoreFault] = set()
         self._keeper: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()  # or found that it cannot be
         self.top: list[Listed] = []  # of a moment ago
 
     # --- life ----------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the file; one that is damaged is set aside, and without any the cache finds nothing."""
+        """Open the file; one that is damaged is set aside, and without any the cache finds nothing.
+
+        Until then nothing is found, and what is to be kept waits.
+        """
         try:
             self._database = await asyncio.to_thread(_open, self._path)
+            await self._measure(self._database)
+            self._keeper = asyncio.create_task(self._keep(), name="cache")
         except StoreError as error:
             self._fault(error)
-            return
-        await self._measure(self._database)
-        self._keeper = asyncio.create_task(self._keep(), name="cache")
+        finally:
+            self._opened.set()
 
     async def close(self) -> None:
         """Write what is still in memory, and close."""
@@ -118,6 +123,12 @@ class ExactCache:
         self, fingerprint: Fingerprint, recording: Recording, cost_seconds: float, question: str
     ) -> None:
         """Keep an answer, if the budget has room for it or it is wanted more than others."""
+        if self._n_pending < _MOST_PENDING:
+            self._n_pending += 1
+            try:
+                await self._opened.wait()
+            finally:
+                self._n_pending -= 1
         database = self._database
         if database is None or time.monotonic() < self._no_writes_until:
             return

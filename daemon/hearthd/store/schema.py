@@ -43,6 +43,7 @@ class Schema:
                 capture_output=True,
                 text=True,
                 check=False,
+                start_new_session=True,  # a Ctrl-C for the daemon is none for a migration
             )
             if child.returncode:
                 last_line = child.stderr.strip().rpartition("\n")[2]
