@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FIND_SECONDS: Final = 0.25
+FIND_SECONDS: Final = 1.0
 """A lookup that takes longer is given up: the answer is computed."""
 TICK_SECONDS: Final = 1.0
 _AFTER_FAULT_SECONDS: Final = 30.0  # without writing, before it is tried again

@@ -29,7 +29,7 @@ from hearthd.serving.service import Serving
 
 log = logging.getLogger(__name__)
 
-LOOKUP_SECONDS: Final = 0.25
+LOOKUP_SECONDS: Final = 1.0
 """A lookup that takes longer is given up."""
 ALIKE: Final = 0.9
 """Two answers whose vectors are so near say about the same."""
