@@ -131,26 +131,26 @@ def test_timing_and_usage_of_the_first_delta(engine: EngineProcess) -> None:
 
 
 def test_cancel_frees_the_slot(engine: EngineProcess) -> None:
-    engine.load("sim:layers=2,latency_ms=2", concurrency=1)
+    engine.load("sim:layers=2,latency_ms=50", concurrency=1)  # 20 s, unless it is cancelled
     engine.send(wire.Submit(1, GREEDY, text="long", max_tokens=400, ignore_eos=True))
     engine.wait_for(wire.Step)
     engine.send(wire.Cancel(1))
     engine.send(wire.Submit(2, GREEDY, text="next", max_tokens=3, ignore_eos=True))
     started = time.monotonic()
     engine.deltas_until_finish(2)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 10
 
 
 def test_encode_and_decode_while_a_step_runs(engine: EngineProcess) -> None:
-    engine.load("sim:layers=2,latency_ms=300")
+    engine.load("sim:layers=2,latency_ms=8000")
     engine.send(wire.Submit(1, GREEDY, text="slow", max_tokens=5, ignore_eos=True))
-    time.sleep(0.1)
+    time.sleep(0.3)
     started = time.monotonic()
     engine.send(wire.Encode(2, text="hé<|im_end|>"))
     encoded = engine.wait_for(wire.Encoded)
     engine.send(wire.Decode(3, tokens=encoded.tokens))
     decoded = engine.wait_for(wire.Decoded)
-    assert time.monotonic() - started < 0.25
+    assert time.monotonic() - started < 7  # the step goes on
     assert encoded.tokens == [*"hé".encode(), 257]
     assert encoded.pieces[-1] == b"<|im_end|>"
     assert decoded.text == "hé<|im_end|>"
@@ -198,13 +198,13 @@ def test_stop_lets_what_runs_finish(engine: EngineProcess) -> None:
 
 
 def test_stop_ends_at_the_deadline(engine: EngineProcess) -> None:
-    engine.load("sim:layers=2,latency_ms=20")
+    engine.load("sim:layers=2,latency_ms=50")  # 20 s, unless it is stopped
     engine.send(wire.Submit(1, GREEDY, text="x", max_tokens=400, ignore_eos=True))
     engine.wait_for(wire.Step)
     started = time.monotonic()
     engine.send(wire.Stop(deadline_seconds=0.3))
     assert engine.exit_status() == 0
-    assert 0.2 < time.monotonic() - started < 3.0
+    assert 0.2 < time.monotonic() - started < 10
 
 
 def test_whoever_is_cut_off_at_the_deadline_hears_of_it(engine: EngineProcess) -> None:
