@@ -41,8 +41,8 @@ def _module_of(name: str, module: str) -> ModuleType:
 def open_model(path: str) -> LoadedModel:
     """Read a model's specification and load its tokenizer; raises ModelFileError, Unsupported.
 
-    `path` is a GGUF file, the folder of a checkpoint, "builtin:canary" for the model of the package, or "sim:" with options for the
-    simulated model.
+    `path` is a GGUF file, the folder of a checkpoint or of an encoder, an encoder's ONNX file,
+    "builtin:canary" for the model of the package, or "sim:" with options for the simulated model.
     """
     if path.startswith("builtin:"):
         path = _builtin(path.removeprefix("builtin:"))
@@ -50,13 +50,23 @@ def open_model(path: str) -> LoadedModel:
         return cast(LoadedModel, import_module("hearth_backends.sim.model").open_sim(path))
     if path.endswith(".gguf"):
         return cast(LoadedModel, _module_of("gguf", "hearth_backends.gguf.vocab").open_gguf(path))
+    if path.endswith(".onnx") or _is_encoder(path):
+        module = _module_of("onnx", "hearth_backends.weights.encoder_folder")
+        return cast(LoadedModel, module.open_encoder(path))
     if Path(path, "config.json").exists():
         module = _module_of("onnx", "hearth_backends.weights.checkpoint_tokenizer")
         return cast(LoadedModel, module.open_checkpoint(path))
     raise ModelFileError(
         f"{path}: not a model that Hearth can read (a .gguf file is, and a folder with config.json "
-        "and safetensors)"
+        "and safetensors, or an encoder's ONNX file)"
     )
+
+
+def _is_encoder(path: str) -> bool:
+    if not Path(path, "config.json").exists():
+        return False
+    module = import_module("hearth_backends.weights.encoder_config")
+    return bool(module.is_encoder_folder(Path(path)))
 
 
 def _builtin(name: str) -> str:
@@ -68,6 +78,9 @@ def _builtin(name: str) -> str:
 
 def candidates(model: LoadedModel) -> list[str]:
     """Names of the backends that read this model's format, best first."""
-    return {"gguf": ["gguf", "onnx"], "safetensors": ["onnx"], "sim": ["sim"]}.get(
-        model.spec.format, []
-    )
+    return {
+        "gguf": ["gguf", "onnx"],
+        "safetensors": ["onnx"],
+        "onnx": ["onnx"],
+        "sim": ["sim"],
+    }.get(model.spec.format, [])

@@ -1,4 +1,4 @@
-"""OnnxBackend: decoders on ONNX Runtime's CPU provider, whole models and layer ranges."""
+"""OnnxBackend: decoders on ONNX Runtime's CPU provider, whole models and layer ranges; and encoders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from hearth_backends.base import (
     StageSpec,
     Support,
 )
+from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import Unsupported
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.onnx import kinds, session
+from hearth_backends.onnx.encoder import encoder_support, estimate_encoder_bytes, load_onnx_encoder
 from hearth_backends.onnx.loading import is_whole, load_parts
 from hearth_backends.onnx.memory import estimate_bytes, n_wanted
 from hearth_backends.onnx.recipe import model_support
@@ -74,9 +76,7 @@ class OnnxBackend(Backend):
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Whether a graph can be built for the model, and the device is one that was tried."""
         if device.kind != "cpu":
-            return Support(
-                False, f"it runs on the CPU; its provider for {device.name} has not been tried"
-            )
+            return _untried(device)
         return model_support(model)
 
     def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
@@ -101,6 +101,31 @@ class OnnxBackend(Backend):
         caps = Capabilities(max_wants=n_wanted(spec) if spec.head else None)
         progress(1.0)
         return OnnxStage(spec, caps, parts)
+
+    def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
+        """Whether it encodes with the model."""
+        if device.kind != "cpu":
+            return _untried(device)
+        return encoder_support(model, spec)
+
+    def estimate_encoder(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Bytes:
+        """About; of a file made elsewhere nobody knows what it computes."""
+        return estimate_encoder_bytes(model, spec)
+
+    def load_encoder(
+        self,
+        model: ModelSpec,
+        spec: EncoderSpec,
+        devices: tuple[DeviceInfo, ...],
+        leases: tuple[Lease, ...],
+        progress: Progress,
+    ) -> Encoder:
+        """Open the file, or build the graph, and encode one text for warmth."""
+        return load_onnx_encoder(model, spec, progress)
+
+
+def _untried(device: DeviceInfo) -> Support:
+    return Support(False, f"it runs on the CPU; its provider for {device.name} has not been tried")
 
 
 def _other(provider: str) -> DeviceInfo:

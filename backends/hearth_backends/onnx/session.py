@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import onnxruntime as ort
@@ -50,17 +52,16 @@ class Session:
 
     def __init__(self, graph: Graph, weights: Packed, provider: str, threads: int) -> None:
         """Raises OutOfMemory and BackendError."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL
+        options = _options(threads)
         if weights.folder is not None:
             options.add_session_config_entry(_FOLDER, str(weights.folder))
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.arrays.values()]
         options.add_external_initializers(list(weights.arrays), values)
         # The session reads weights in place where it does not pack them anew.
         self._kept: tuple[Any, ...] = (weights, values)
-        model = graph.serialized(weights.places)
+        self._open(graph.serialized(weights.places), options, provider)
+
+    def _open(self, model: bytes | str, options: Any, provider: str) -> None:
         try:
             self._session = ort.InferenceSession(model, options, providers=[provider])
         except MemoryError as error:
@@ -77,10 +78,32 @@ class Session:
         """Compute; raises RUN_ERRORS and MemoryError."""
         self._session.run_with_iobinding(binding)
 
+    def compute(self, feeds: Mapping[str, Array], output: str) -> Array:
+        """One output, in memory of its own; raises RUN_ERRORS and MemoryError."""
+        found: Array = self._session.run([output], dict(feeds))[0]
+        return found
+
     def close(self) -> None:
         """Free it; idempotent."""
         self._session = None
         self._kept = ()
+
+
+class FileSession(Session):
+    """A session over an ONNX file made elsewhere."""
+
+    def __init__(self, path: Path, provider: str, threads: int) -> None:
+        """Raises OutOfMemory and BackendError."""
+        self._kept = ()
+        self._open(str(path), _options(threads), provider)
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    return options
 
 
 def bind_input(binding: Any, name: str, array: Array) -> None:

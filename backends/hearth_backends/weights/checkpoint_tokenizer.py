@@ -130,9 +130,13 @@ def _load(path: Path) -> Library:
     if not path.exists():
         raise ModelFileError(f"{path}: there is no such file")
     try:
-        return Tokenizer.from_file(str(path))
+        library = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no other class
         raise ModelFileError(f"{path}: it cannot be read: {error}") from error
+    # Some files have texts cut or filled up, for those who trained with them.
+    library.no_truncation()
+    library.no_padding()
+    return library
 
 
 def _has(folder: Path, name: str) -> bool:
