@@ -223,6 +223,22 @@ def _bert(name: str, shape: TinyBert, **fields: Any) -> EncoderSubject:
     )
 
 
+def _onnx(name: str, shape: TinyBert, writer: str) -> EncoderSubject:
+    def write(path: Path) -> None:
+        import encoder_folders
+
+        getattr(encoder_folders, writer)(shape, path)
+
+    return EncoderSubject(
+        name=f"onnx, {name}",
+        path=str(WRITTEN / name.replace(", ", "-")),
+        backend="onnx",
+        near=1e-5,
+        needs="onnxruntime",
+        write=write,
+    )
+
+
 ENCODERS = [
     EncoderSubject("sim, embed", "sim:task=embed", "sim", near=1e-6),
     EncoderSubject("sim, rerank", "sim:task=rerank,bos=1", "sim", near=1e-6),
@@ -233,6 +249,10 @@ ENCODERS = [
     EncoderSubject(
         "gguf, decoder, last", str(CANARY), "gguf", near=5e-3, task="embed", needs="llama_cpp"
     ),
+    _onnx("safetensors, mean", TinyBert("mean"), "write_checkpoint"),
+    _onnx("safetensors, rank", TinyBert("rank", seed=3), "write_checkpoint"),
+    _onnx("a file, cls", TinyBert("cls", seed=1), "write_onnx"),
+    _onnx("a file, rank", TinyBert("rank", seed=3), "write_onnx"),
 ]
 
 
