@@ -100,9 +100,7 @@ def make_checkpoint(
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size="40KB" if shards else "1GB")
-    return auto.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def reference_logits(model: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
