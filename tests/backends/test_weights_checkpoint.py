@@ -122,7 +122,7 @@ def test_tensors_without_sense(folder: Path, entry: dict[str, object]) -> None:
     ("fields", "kind", "words"),
     [
         ({"model_type": "mamba"}, Unsupported, "checkpoints of the type 'mamba' are not read"),
-        ({"quantization_config": {"quant_method": "awq"}}, Unsupported, "quantized by 'awq'"),
+        ({"quantization_config": {"quant_method": "exl2"}}, Unsupported, "quantized by 'exl2'"),
         ({"hidden_size": "8"}, ModelFileError, "hidden_size should be int"),
         ({"num_hidden_layers": -1}, ModelFileError, "num_hidden_layers = -1"),
         ({"rope_scaling": {"type": "spiral"}}, Unsupported, "rope scaling of the kind 'spiral'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,9 @@ from hearth_backends.weights.spec import ModelSpec
 KINDS = ("file", "fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128")
 """Names that the configuration takes as `weights`.
 
-file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, to the bit; fp32 for
-          F32, F16 and BF16; int8-32 for every other type
+file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, int4-32 and int4-128
+          for 4-bit groups of checkpoints, with their zero points, all to the bit; fp32 for F32, F16
+          and BF16; int8-32 for every other type
 fp32      float32, the reference
 fp16      float16 throughout
 int8      8 bits with one scale for each output; activations in 8 bits with one scale for each row
@@ -28,6 +30,15 @@ int4-32   4 bits in blocks of 32
 int4-128  4 bits in blocks of 128
 """
 
+_GROUPED: Mapping[frozenset[str], str] = {
+    frozenset({"INT4-32"}): "int4-32",
+    frozenset({"INT4-64"}): "int4-32",
+    frozenset({"INT4-128"}): "int4-128",
+    frozenset({"UINT4-32"}): "uint4-32",
+    frozenset({"UINT4-64"}): "uint4-32",
+    frozenset({"UINT4-128"}): "uint4-128",
+}
+"""What 4-bit groups of a checkpoint are taken over as; a group of 64 as two blocks of 32."""
 _PLAIN_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 
@@ -45,7 +56,9 @@ def kind_of(kind: str, matrix: Matrix, model: ModelSpec) -> str:
     types = {model.tensors[part.tensor].dtype for part in matrix.parts}
     if types <= _PLAIN_TYPES:
         return "fp32"
-    return "int4-32" if types == {"Q4_0"} else "int8-32"
+    if types == {"Q4_0"}:
+        return "int4-32"
+    return _GROUPED.get(frozenset(types), "int8-32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,14 @@ def make_linear(kind: str, rows: str) -> Linear:
     raise Unsupported(support(kind).reason or f"{kind!r} stands for several kinds")
 
 
-_BLOCKS = {"int8-32": (8, 32), "int4-32": (4, 32), "int4-128": (4, 128)}
+_BLOCKS = {
+    "int8-32": (8, 32, False),
+    "int4-32": (4, 32, False),
+    "int4-128": (4, 128, False),
+    "uint4-32": (4, 32, True),
+    "uint4-128": (4, 128, True),
+}
+"""Bits, block, and whether each block has a zero point; those with one are only taken over."""
 
 
 def emit_vector(graph: Graph, vector: Matrix, offset: float = 0.0) -> str:
@@ -115,25 +135,16 @@ class FloatLinear(Linear):
 class BlockLinear(Linear):
     """Blocks of integers along the input, each with a scale; activations are quantized by the kernel."""
 
-    def __init__(self, bits: int, block: int) -> None:
+    def __init__(self, bits: int, block: int, has_zeros: bool) -> None:
         self._bits = bits
         self._block = block
+        self._has_zeros = has_zeros
 
     def emit(self, graph: Graph, x: Value, matrix: Matrix, bias: Matrix | None = None) -> Value:
         """See Linear."""
-        n_blocks = -(-matrix.n_columns // self._block)
-        names = graph.bundle(
-            lambda reader: self._make(reader, matrix),
-            Weight(
-                f"{matrix.name}.q{self._bits}",
-                np.dtype(np.uint8),
-                (matrix.n_out, n_blocks, self._block * self._bits // 8),
-            ),
-            Weight(f"{matrix.name}.scales", np.dtype(np.float32), (matrix.n_out, n_blocks)),
-        )
-        inputs = [settled(graph, x), *names]
+        inputs = [settled(graph, x), *self._weights(graph, matrix)]
         if bias is not None:
-            inputs += ["", "", emit_vector(graph, bias)]
+            inputs += [""] * (5 - len(inputs)) + [emit_vector(graph, bias)]
         return Value(
             graph.node(
                 "MatMulNBits",
@@ -147,14 +158,41 @@ class BlockLinear(Linear):
             )
         )
 
+    def _weights(self, graph: Graph, matrix: Matrix) -> list[str]:
+        n_blocks = -(-matrix.n_columns // self._block)
+        octets = np.dtype(np.uint8)
+        of_block = self._block * self._bits // 8
+        weights = [
+            Weight(f"{matrix.name}.q{self._bits}", octets, (matrix.n_out, n_blocks, of_block)),
+            Weight(f"{matrix.name}.scales", np.dtype(np.float32), (matrix.n_out, n_blocks)),
+        ]
+        if self._has_zeros:
+            shape = (matrix.n_out, -(-n_blocks // 2))
+            weights.append(Weight(f"{matrix.name}.zeros", octets, shape))
+        return list(graph.bundle(lambda reader: self._make(reader, matrix), *weights))
+
     def _make(self, reader: TensorReader, matrix: Matrix) -> Arrays:
-        stored = matrix.blocks(reader) if self._block == 32 else None
-        if stored is not None and (stored.kind, self._bits) == ("Q4_0", 4):
-            return quantize.int4_from_q4_0(stored)
-        if stored is not None and (stored.kind, self._bits) == ("Q8_0", 8):
+        if self._bits == 4:
+            return self._make_int4(reader, matrix)
+        stored = matrix.blocks(reader)
+        if stored is not None and stored.kind == "Q8_0":
             return quantize.int8_from_q8_0(stored)
-        make = quantize.int4_blocks if self._bits == 4 else quantize.int8_blocks
-        return make(matrix.chunks(reader), self._block)
+        return quantize.int8_blocks(matrix.chunks(reader), self._block)
+
+    def _make_int4(self, reader: TensorReader, matrix: Matrix) -> Arrays:
+        """As it is stored, where that fits; else made anew, around 8."""
+        groups = matrix.groups(reader)
+        fits = groups is not None and (groups.zeros is None or self._has_zeros)
+        if groups is not None and fits and groups.size % self._block == 0:
+            made = quantize.int4_from_groups(groups, self._block)
+            return made if self._has_zeros else made[:2]
+        stored = matrix.blocks(reader) if self._block == 32 else None
+        if stored is not None and stored.kind == "Q4_0":
+            return quantize.int4_from_q4_0(stored)
+        packed, scales = quantize.int4_blocks(matrix.chunks(reader), self._block)
+        if not self._has_zeros:
+            return packed, scales
+        return packed, scales, quantize.packed_zeros(np.full(scales.shape, 8, np.uint8))
 
 
 INT8_ACTIVATIONS = 4

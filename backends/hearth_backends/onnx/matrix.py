@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.weights.reader import Blocks, TensorReader
+from hearth_backends.weights.reader import Blocks, Groups, TensorReader
 
 F32 = NDArray[np.float32]
 
@@ -111,10 +111,7 @@ class Matrix:
 
     def blocks(self, reader: TensorReader) -> Blocks | None:
         """The quantized rows as the file stores them, where all parts are of one kind and unfilled."""
-        if any(part.is_filled for part in self.parts):
-            return None
-        heads = self.column_heads
-        if heads is not None and heads.dim != heads.padded:
+        if self._is_filled:
             return None
         found = [reader.blocks(part.tensor) for part in self.parts]
         kinds = {None if blocks is None else blocks.kind for blocks in found}
@@ -126,3 +123,30 @@ class Matrix:
             for part, blocks in zip(self.parts, known, strict=True)
         ]
         return Blocks(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), known[0].kind)
+
+    def groups(self, reader: TensorReader) -> Groups | None:
+        """The 4-bit groups as the file stores them, where all parts have ones of a size and unfilled."""
+        if self._is_filled:
+            return None
+        found = [reader.groups(part.tensor) for part in self.parts]
+        known = [groups for groups in found if groups is not None]
+        if len(known) != len(found) or len({groups.size for groups in known}) != 1:
+            return None
+        cuts = [slice(part.first, part.first + part.n_rows) for part in self.parts]
+        pairs = list(zip(known, cuts, strict=True))
+        zeros = None
+        if any(groups.zeros is not None for groups in known):
+            zeros = np.concatenate([groups.all_zeros()[cut] for groups, cut in pairs])
+        return Groups(
+            np.concatenate([groups.packed[cut] for groups, cut in pairs]),
+            np.concatenate([groups.scales[cut] for groups, cut in pairs]),
+            zeros,
+            known[0].size,
+        )
+
+    @property
+    def _is_filled(self) -> bool:
+        heads = self.column_heads
+        return any(part.is_filled for part in self.parts) or (
+            heads is not None and heads.dim != heads.padded
+        )

@@ -26,9 +26,13 @@ _BITS = {
     "int8-32": 9.0,
     "int4-32": 5.0,
     "int4-128": 4.25,
+    "uint4-32": 5.125,
+    "uint4-128": 4.28125,
 }
-"""Of one number, with its part of the scales (float32)."""
-_SUM_BITS = {"int8-32": 1.0, "int4-32": 1.0, "int4-128": 0.25}
+"""Of one number, with its part of the scales (float32) and zero points."""
+_SUM_BITS = {
+    "int8-32": 1.0, "int4-32": 1.0, "int4-128": 0.25, "uint4-32": 1.0, "uint4-128": 0.25,
+}  # fmt: skip
 """Of one number's part of its block's sum, which kernels keep beside the blocks."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.weights.reader import Blocks
+from hearth_backends.weights.reader import Blocks, Groups
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -52,6 +52,25 @@ def int4_from_q4_0(blocks: Blocks) -> tuple[U8, F32]:
     packed = parts[:, :, 2:]
     nibbles = np.concatenate([packed & 15, packed >> 4], axis=2)
     return _packed(nibbles), scales
+
+
+def int4_from_groups(groups: Groups, block: int) -> tuple[U8, F32, U8]:
+    """Groups of a checkpoint as `int4_blocks` gives them, to the bit, and packed zero points.
+
+    A group of several blocks gives its scale and zero point to each; `block` divides its size.
+    """
+    n_out, n_bytes = groups.packed.shape
+    times = groups.size // block
+    scales = np.repeat(groups.scales, times, axis=1)
+    packed = groups.packed.reshape(n_out, 2 * n_bytes // block, block // 2)
+    return packed, scales, packed_zeros(np.repeat(groups.all_zeros(), times, axis=1))
+
+
+def packed_zeros(zeros: U8) -> U8:
+    """Zero points [n_out, n_blocks] two to a byte, rows filled up to whole bytes."""
+    if zeros.shape[1] % 2:
+        zeros = np.pad(zeros, ((0, 0), (0, 1)))
+    return _packed(zeros[:, None, :])[:, 0]
 
 
 def int8_from_q8_0(blocks: Blocks) -> tuple[U8, F32]:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.weights import checkpoint_config
 from hearth_backends.weights.checkpoint_config import Config
-from hearth_backends.weights.reader import Blocks
+from hearth_backends.weights.quantization_config import scheme_of
+from hearth_backends.weights.quantized_matrix import QuantizedMatrix, collect
+from hearth_backends.weights.reader import Blocks, Groups
 from hearth_backends.weights.safetensors_file import Listed, SafetensorsFile
 from hearth_backends.weights.spec import ModelSpec, TensorInfo
 from hearth_backends.weights.variant import Variant
@@ -50,7 +52,11 @@ class Checkpoint:
         try:
             self._config = Config(read_json(self.path / "config.json"))
             self._files = [SafetensorsFile(path) for path in _weight_files(self.path)]
-            self._held = dict(_held(self._files))
+            self._held: Mapping[str, tuple[SafetensorsFile, Listed]] = dict(_held(self._files))
+            self._quantized: Mapping[str, QuantizedMatrix] = {}
+            scheme = scheme_of(self._config.table("quantization_config"))
+            if scheme is not None:
+                self._held, self._quantized = collect(self._held, scheme)
             self.spec = self._describe()
         except (ModelFileError, Unsupported) as error:
             if str(self.path) in str(error):
@@ -63,17 +69,26 @@ class Checkpoint:
 
     def tensor(self, name: str) -> F32:
         """See TensorReader."""
+        if name in self._quantized:
+            return self._quantized[name].read()
         file, listed = self._find(name)
         return file.tensor(listed.name)
 
     def rows(self, name: str, indices: NDArray[np.int32]) -> F32:
         """See TensorReader."""
+        if name in self._quantized:
+            return self._quantized[name].read(indices)
         file, listed = self._find(name)
         return file.tensor(listed.name, indices)
 
     def blocks(self, name: str) -> Blocks | None:
         """See TensorReader: nothing here is kept in GGUF's blocks."""
         return None
+
+    def groups(self, name: str) -> Groups | None:
+        """See TensorReader."""
+        matrix = self._quantized.get(name)
+        return None if matrix is None else matrix.groups()
 
     def _find(self, name: str) -> tuple[SafetensorsFile, Listed]:
         try:
@@ -82,7 +97,7 @@ class Checkpoint:
             raise ModelFileError(f"{self.path}: there is no tensor {name}") from None
 
     def _describe(self) -> ModelSpec:
-        config, tensors = self._config, _tensor_infos(self._held)
+        config, tensors = self._config, _tensor_infos(self._held, self._quantized)
         if "model.embed_tokens.weight" not in tensors:
             raise ModelFileError("there is no tensor model.embed_tokens.weight")
         if "lm_head.weight" in tensors and config.get("tie_word_embeddings", bool):
@@ -90,6 +105,8 @@ class Checkpoint:
         ends = Config(_json_or_nothing(self.path / "generation_config.json")).ids("eos_token_id")
         eos = config.ids("eos_token_id")
         seen = checkpoint_config.windows(config)
+        largest = max(tensors.values(), key=lambda tensor: tensor.n_bytes)
+        schemes = [matrix.scheme for matrix in self._quantized.values()]
         return ModelSpec(
             path=self.path,
             format="safetensors",
@@ -107,7 +124,7 @@ class Checkpoint:
             norm_eps=config.get("rms_norm_eps", float) or 1e-6,
             rope=checkpoint_config.rope_spec(config),
             tied_embeddings="lm_head.weight" not in tensors,
-            quantization=max(tensors.values(), key=lambda tensor: tensor.n_bytes).dtype,
+            quantization=schemes[0].dtype if schemes else largest.dtype,
             file_bytes=sum(file.n_bytes for file in self._files),
             n_parameters=sum(int(np.prod(t.shape, dtype=np.int64)) for t in tensors.values()),
             chat_template=None,
@@ -172,14 +189,26 @@ def _canonical(name: str) -> str:
     return name
 
 
-def _tensor_infos(held: Mapping[str, tuple[SafetensorsFile, Listed]]) -> dict[str, TensorInfo]:
+def _tensor_infos(
+    held: Mapping[str, tuple[SafetensorsFile, Listed]], quantized: Mapping[str, QuantizedMatrix]
+) -> dict[str, TensorInfo]:
     infos = {}
     for name, (_, listed) in held.items():
-        match = _LAYER.match(name)
-        layer = int(match[1]) if match else None
         n_bytes = listed.end - listed.begin
-        infos[name] = TensorInfo(name, listed.name, listed.shape, listed.dtype, n_bytes, layer)
+        infos[name] = TensorInfo(
+            name, listed.name, listed.shape, listed.dtype, n_bytes, _layer(name)
+        )
+    for name, matrix in quantized.items():
+        (_, words), *_ = matrix.pieces.values()
+        infos[name] = TensorInfo(
+            name, words.name, matrix.shape, matrix.scheme.dtype, matrix.n_bytes, _layer(name)
+        )
     return infos
+
+
+def _layer(name: str) -> int | None:
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
 
 
 def _digest(folder: Path, files: list[SafetensorsFile]) -> str:

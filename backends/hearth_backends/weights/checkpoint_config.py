@@ -91,9 +91,6 @@ class Config:
             raise Unsupported(
                 f"checkpoints of the type {kind!r:.60} are not read; {', '.join(sorted(ARCHITECTURES))} are"
             )
-        quantized = self.table("quantization_config").get("quant_method")
-        if quantized is not None:
-            raise Unsupported(f"checkpoints quantized by {quantized!r:.40} are not read yet")
         return ARCHITECTURES[kind]
 
     @property

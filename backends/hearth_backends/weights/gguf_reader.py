@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hearth_backends.weights.gguf_file import GgufFile, to_halves
 from hearth_backends.weights.gguf_variant import gguf_variant
-from hearth_backends.weights.reader import F32, Blocks
+from hearth_backends.weights.reader import F32, Blocks, Groups
 from hearth_backends.weights.variant import Variant
 
 
@@ -43,6 +43,10 @@ class GgufReader:
         rows = data.view(np.uint8)
         n_heads = self._file.interleaved_heads(name)
         return Blocks(rows if n_heads is None else to_halves(rows, n_heads), _TAKEN_OVER[kind])
+
+    def groups(self, name: str) -> Groups | None:
+        """See TensorReader: what GGUF has of the kind are blocks."""
+        return None
 
 
 _TAKEN_OVER: dict[GGMLQuantizationType, Literal["Q4_0", "Q8_0"]] = {

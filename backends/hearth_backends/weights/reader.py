@@ -20,6 +20,21 @@ class Blocks(NamedTuple):
     kind: Literal["Q4_0", "Q8_0"]
 
 
+class Groups(NamedTuple):
+    """A 4-bit matrix [n_out, n_in] as the file stores it: (integer - zero point) * scale."""
+
+    packed: NDArray[
+        np.uint8
+    ]  # [n_out, n_in / 2], two neighbours to a byte, the first in the low half
+    scales: F32  # [n_out, n_groups]
+    zeros: NDArray[np.uint8] | None  # [n_out, n_groups]; None: 8 throughout
+    size: int  # inputs of a group
+
+    def all_zeros(self) -> NDArray[np.uint8]:
+        """Zero points, also where all are 8."""
+        return np.full(self.scales.shape, 8, np.uint8) if self.zeros is None else self.zeros
+
+
 class TensorReader(Protocol):
     """A model's tensors by canonical name, each read when it is asked for.
 
@@ -41,3 +56,6 @@ class TensorReader(Protocol):
 
     def blocks(self, name: str) -> Blocks | None:
         """The quantized rows of a matrix, where they are of a kind that is taken over as it is."""
+
+    def groups(self, name: str) -> Groups | None:
+        """A matrix in groups of 4-bit integers, where it is stored so; raises as `tensor` does."""
