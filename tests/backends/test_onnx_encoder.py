@@ -92,6 +92,35 @@ def test_a_checkpoint_is_computed_as_transformers_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, torch.sigmoid(logit).numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["RobertaModel", "RobertaForSequenceClassification"])
+def test_roberta_is_computed_as_transformers_does(tmp_path: Path, kind: str) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    write_beside(TinyBert(), tmp_path)
+    config = transformers.RobertaConfig(
+        vocab_size=len(VOCABULARY), hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=128, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1,
+        num_labels=1,
+    )  # fmt: skip
+    reference = getattr(transformers, kind)(config).eval()
+    reference.save_pretrained(tmp_path)
+    model = registry.open_model(str(tmp_path))
+    assert model.spec.context_trained == 64
+    token_lists = [[5, 6, 7, 8], list(range(5, 50)), [9] * 64]
+    with closing(
+        _load(model, "rank" if model.spec.encoding.ranks else "mean", n_ctx=64)
+    ) as encoder:
+        found = encoder.encode(token_lists)
+    for tokens, got in zip(token_lists, found, strict=True):
+        with torch.no_grad():
+            out = reference(torch.tensor([tokens]))
+        if model.spec.encoding.ranks:
+            expected = torch.sigmoid(out.logits[0])
+        else:
+            expected = torch.nn.functional.normalize(out.last_hidden_state[0].mean(0), dim=0)
+        np.testing.assert_allclose(got, expected.numpy(), atol=1e-6)
+
+
 def test_texts_are_neither_cut_nor_filled_up_by_the_tokenizer(tmp_path: Path) -> None:
     model = registry.open_model(str(write_checkpoint(TinyBert(), tmp_path)))
     text = "the cat " * 20
