@@ -62,6 +62,19 @@ def test_groups_are_taken_over_to_the_bit(name: str, tmp_path: Path) -> None:
         assert np.array_equal(found, matrix.read(reader))
 
 
+@pytest.mark.parametrize("block", [32, 96])
+def test_8_bit_integers_are_taken_over_to_the_bit(block: int, tmp_path: Path) -> None:
+    path, _, _ = make_pair(tmp_path, *FORMATS["int8"])
+    reader = Checkpoint(path)
+    for matrix in (layer_recipe(reader.spec, 1).qkv, layer_recipe(reader.spec, 1).down):
+        channels = matrix.channels(reader)
+        assert channels is not None
+        integers, scales = quantize.int8_from_channels(channels, block)
+        found = ((integers.astype(np.float32) - 128) * scales[:, :, None]).reshape(matrix.n_out, -1)
+        assert np.array_equal(found[:, : matrix.n_in], matrix.read(reader))
+        assert not found[:, matrix.n_in :].any()
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_what_file_comes_to(name: str, tmp_path: Path) -> None:
     path, _, _ = make_pair(tmp_path, *FORMATS[name])
@@ -87,6 +100,15 @@ def test_logits_are_those_of_the_same_model_in_float32(name: str, tmp_path: Path
     path, plain, _ = make_pair(tmp_path, *FORMATS[name])
     exact = distributions(plain, "fp32")
     assert np.array_equal(distributions(path, "fp32"), exact)
+    assert divergence(exact, distributions(path, "file")) < ROUNDED
+
+
+@pytest.mark.parametrize("name", ["int8", "int8 zeros", "int8 one scale"])
+def test_8_bits_for_each_output(name: str, tmp_path: Path) -> None:
+    path, plain, _ = make_pair(tmp_path, *FORMATS[name])
+    exact = distributions(plain, "fp32")
+    assert np.array_equal(distributions(path, "fp32"), exact)
+    assert divergence(exact, distributions(path, "int8")) < 2 * ROUNDED
     assert divergence(exact, distributions(path, "file")) < ROUNDED
 
 

@@ -70,6 +70,7 @@ def without(path: Path, name: str) -> None:
         ("packed 128", "weight_packed"),
         ("packed zeros", "weight_zero_point"),
         ("int8", "weight"),
+        ("int8 zeros", "weight_zero_point"),
     ],
 )
 def test_a_piece_that_is_missing_is_named(name: str, piece: str, tmp_path: Path) -> None:
@@ -106,6 +107,13 @@ def test_scattered_groups_are_refused(tmp_path: Path) -> None:
     pack = gptq(128, symmetric=True, shuffled=True)
     path, _, _ = make_pair(tmp_path, gptq_config(128, sym=True), pack)
     with pytest.raises(Unsupported, match=f"{UP}.weight: its groups are scattered"):
+        Checkpoint(path).tensor(f"{UP}.weight")
+
+
+def test_a_zero_point_that_readers_do_not_agree_on(tmp_path: Path) -> None:
+    pack = gptq(128, symmetric=False, minus=-5)  # 6 to 10 are stored as 11 to 15
+    path, _, _ = make_pair(tmp_path, gptq_config(128, sym=False), pack)
+    with pytest.raises(Unsupported, match=f"{UP}.weight: a zero point stored as 15"):
         Checkpoint(path).tensor(f"{UP}.weight")
 
 

@@ -162,16 +162,23 @@ def packed(group: int, *, symmetric: bool, plain_zeros: bool = False) -> Pack:
     return pack
 
 
-def int8() -> Pack:
+def int8(*, symmetric: bool = True, one_scale: bool = False) -> Pack:
     def pack(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, Array]:
         integers = np.clip(np.rint(rng.normal(size=shape) * 40), -128, 127).astype(np.int8)
         scales = rng.uniform(0.0007, 0.002, (shape[0], 1)).astype(np.float16)
+        zeros = np.zeros((shape[0], 1), np.int8)
+        if one_scale:
+            scales = scales[:1, 0]
+        if not symmetric:
+            zeros = rng.integers(-20, 20, (shape[0], 1)).astype(np.int8)
         tensors: Tensors = {
+            f"{name}.weight_zero_point": ("I8", zeros),
             f"{name}.weight": ("I8", integers),
             f"{name}.weight_scale": ("F16", scales),
             f"{name}.input_scale": ("F16", np.ones(1, np.float16)),
         }
-        return tensors, integers.astype(np.float32) * scales.astype(np.float32)
+        centred = integers.astype(np.float32) - zeros.astype(np.float32)
+        return tensors, centred * scales.astype(np.float32)
 
     return pack
 
@@ -239,6 +246,14 @@ FORMATS: dict[str, tuple[dict[str, Any], Pack]] = {
     "int8": (
         compressed("int-quantized", type="int", num_bits=8, strategy="channel", symmetric=True),
         int8(),
+    ),
+    "int8 zeros": (
+        compressed("int-quantized", type="int", num_bits=8, strategy="channel", symmetric=False),
+        int8(symmetric=False),
+    ),
+    "int8 one scale": (
+        compressed("int-quantized", type="int", num_bits=8, strategy="tensor", symmetric=True),
+        int8(one_scale=True),
     ),
     "fp8": (
         compressed("float-quantized", type="float", num_bits=8, strategy="channel"),

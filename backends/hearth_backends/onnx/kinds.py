@@ -20,8 +20,8 @@ KINDS = ("file", "fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128")
 """Names that the configuration takes as `weights`.
 
 file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, int4-32 and int4-128
-          for 4-bit groups of checkpoints, with their zero points, all to the bit; fp32 for F32, F16
-          and BF16; int8-32 for every other type
+          for 4-bit groups of checkpoints, with their zero points, int8-32 for their 8-bit integers, all
+          to the bit; fp32 for F32, F16 and BF16; int8-32 for every other type
 fp32      float32, the reference
 fp16      float16 throughout
 int8      8 bits with one scale for each output; activations in 8 bits with one scale for each row
@@ -177,6 +177,9 @@ class BlockLinear(Linear):
         stored = matrix.blocks(reader)
         if stored is not None and stored.kind == "Q8_0":
             return quantize.int8_from_q8_0(stored)
+        channels = matrix.channels(reader)
+        if channels is not None:
+            return quantize.int8_from_channels(channels, self._block)
         return quantize.int8_blocks(matrix.chunks(reader), self._block)
 
     def _make_int4(self, reader: TensorReader, matrix: Matrix) -> Arrays:
@@ -193,6 +196,13 @@ class BlockLinear(Linear):
         if not self._has_zeros:
             return packed, scales
         return packed, scales, quantize.packed_zeros(np.full(scales.shape, 8, np.uint8))
+
+
+def _int8_channels(reader: TensorReader, matrix: Matrix) -> Arrays:
+    stored = matrix.channels(reader)
+    if stored is not None:
+        return np.ascontiguousarray(stored.integers.T), stored.scales
+    return quantize.int8_channels(matrix.chunks(reader))
 
 
 INT8_ACTIVATIONS = 4
@@ -218,7 +228,7 @@ class RowQuantizedLinear(Linear):
         """See Linear; the row's scale is left to be multiplied, unless there is a bias."""
         integers, scale = self._quantize(graph, x.name)
         weight, column_scales = graph.bundle(
-            lambda reader: quantize.int8_channels(matrix.chunks(reader)),
+            lambda reader: _int8_channels(reader, matrix),
             Weight(f"{matrix.name}.q8", np.dtype(np.int8), (matrix.n_columns, matrix.n_out)),
             Weight(f"{matrix.name}.scales", np.dtype(np.float32), (matrix.n_out,)),
         )

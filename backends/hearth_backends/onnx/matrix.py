@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.weights.reader import Blocks, Groups, TensorReader
+from hearth_backends.weights.reader import Blocks, Channels, Groups, TensorReader
 
 F32 = NDArray[np.float32]
 
@@ -142,6 +142,21 @@ class Matrix:
             np.concatenate([groups.scales[cut] for groups, cut in pairs]),
             zeros,
             known[0].size,
+        )
+
+    def channels(self, reader: TensorReader) -> Channels | None:
+        """The 8-bit integers as the file stores them, where all parts have such and are unfilled."""
+        if self._is_filled:
+            return None
+        found = [reader.channels(part.tensor) for part in self.parts]
+        known = [channels for channels in found if channels is not None]
+        if len(known) != len(found):
+            return None
+        cuts = [slice(part.first, part.first + part.n_rows) for part in self.parts]
+        pairs = list(zip(known, cuts, strict=True))
+        return Channels(
+            np.concatenate([channels.integers[cut] for channels, cut in pairs]),
+            np.concatenate([channels.scales[cut] for channels, cut in pairs]),
         )
 
     @property

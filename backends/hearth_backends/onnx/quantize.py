@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.weights.reader import Blocks, Groups
+from hearth_backends.weights.reader import Blocks, Channels, Groups
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -64,6 +64,19 @@ def int4_from_groups(groups: Groups, block: int) -> tuple[U8, F32, U8]:
     scales = np.repeat(groups.scales, times, axis=1)
     packed = groups.packed.reshape(n_out, 2 * n_bytes // block, block // 2)
     return packed, scales, packed_zeros(np.repeat(groups.all_zeros(), times, axis=1))
+
+
+def int8_from_channels(channels: Channels, block: int) -> tuple[U8, F32]:
+    """Integers of a checkpoint as `int8_blocks` gives them, to the bit: each block has its output's scale."""
+    n_out, n_in = channels.integers.shape
+    n_blocks = -(-n_in // block)
+    integers = channels.integers.view(np.uint8) ^ np.uint8(128)
+    if n_in != n_blocks * block:
+        integers = np.pad(
+            integers, ((0, 0), (0, n_blocks * block - n_in)), constant_values=np.uint8(128)
+        )
+    scales = np.repeat(channels.scales[:, None], n_blocks, axis=1)
+    return integers.reshape(n_out, n_blocks, block), scales
 
 
 def packed_zeros(zeros: U8) -> U8:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hearth_backends.weights.gguf_file import GgufFile, to_halves
 from hearth_backends.weights.gguf_variant import gguf_variant
-from hearth_backends.weights.reader import F32, Blocks, Groups
+from hearth_backends.weights.reader import F32, Blocks, Channels, Groups
 from hearth_backends.weights.variant import Variant
 
 
@@ -45,6 +45,10 @@ class GgufReader:
         return Blocks(rows if n_heads is None else to_halves(rows, n_heads), _TAKEN_OVER[kind])
 
     def groups(self, name: str) -> Groups | None:
+        """See TensorReader: what GGUF has of the kind are blocks."""
+        return None
+
+    def channels(self, name: str) -> Channels | None:
         """See TensorReader: what GGUF has of the kind are blocks."""
         return None
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.weights.quantization_config import Layout, Scheme
-from hearth_backends.weights.reader import F32, Groups
+from hearth_backends.weights.reader import F32, Channels, Groups
 from hearth_backends.weights.safetensors_file import Listed, SafetensorsFile
 
 U8 = NDArray[np.uint8]
@@ -89,6 +89,13 @@ class QuantizedMatrix:
         integers = self._integers(every)
         packed = integers[:, 0::2] | (integers[:, 1::2] << np.uint8(4))
         return Groups(packed, self._scales(every), self._zeros(every), self.scheme.group)
+
+    def channels(self) -> Channels | None:
+        """The 8-bit integers as they are; None of others, and where they have zero points."""
+        if self.scheme.layout != "int8" or not self.scheme.symmetric:
+            return None
+        scales = _of_outputs(self._float("weight_scale"), np.arange(self.shape[0]))[:, 0]
+        return Channels(self._raw("weight"), np.broadcast_to(scales, self.shape[:1]))
 
     def _raw(self, piece: str) -> NDArray[Any]:
         file, listed = self.pieces[piece]

@@ -35,6 +35,13 @@ class Groups(NamedTuple):
         return np.full(self.scales.shape, 8, np.uint8) if self.zeros is None else self.zeros
 
 
+class Channels(NamedTuple):
+    """An 8-bit matrix as the file stores it: integer * scale of its output."""
+
+    integers: NDArray[np.int8]  # [n_out, n_in]
+    scales: F32  # [n_out]
+
+
 class TensorReader(Protocol):
     """A model's tensors by canonical name, each read when it is asked for.
 
@@ -59,3 +66,6 @@ class TensorReader(Protocol):
 
     def groups(self, name: str) -> Groups | None:
         """A matrix in groups of 4-bit integers, where it is stored so; raises as `tensor` does."""
+
+    def channels(self, name: str) -> Channels | None:
+        """A matrix of 8-bit integers without zero points, where it is stored so."""
