@@ -157,9 +157,10 @@ def test_a_backend_of_one_memory_node_is_one_of_all() -> None:
     assert [device.backends for device in found.devices] == [{"one": "cpu:0"}] * 2
 
 
-def test_a_gpu_on_a_chip_keeps_its_name_when_nvml_tells_of_it() -> None:
+@pytest.mark.parametrize("pci", [None, "0000:01:00.0"])
+def test_a_gpu_on_a_chip_keeps_its_name_when_nvml_tells_of_it(pci: str | None) -> None:
     bare = msgspec.structs.replace(gpu("platform:tegra", ""), pci=None, unified=True)
-    told = msgspec.structs.replace(bare, identity="nvidia:GPU-1")
+    told = msgspec.structs.replace(bare, identity="nvidia:GPU-1", pci=pci)
     first = inventory(bare)
     both = inventory(bare, told, before=first)
     assert [(d.name, d.identity, d.state) for d in both.devices] == [

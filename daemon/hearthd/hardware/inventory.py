@@ -150,7 +150,8 @@ def _name(before: Inventory, found: Sequence[Device]) -> list[Device]:
     places = {
         place: device
         for device in before.devices
-        if (place := _slot(device)) is not None and device.identity not in here
+        if device.identity not in here
+        for place in _slots(device)
     }
     taken = set(names.values())
     named = []
@@ -166,20 +167,20 @@ def _name(before: Inventory, found: Sequence[Device]) -> list[Device]:
 
 def _inherited(device: Device, places: dict[str, Device]) -> str | None:
     """The name of what was in the same slot: the same card, before its driver told more of it."""
-    slot = _slot(device)
-    was = None if slot is None else places.get(slot)
-    if slot is None or was is None or prefix_of(was) != prefix_of(device):
+    was = next((places[slot] for slot in _slots(device) if slot in places), None)
+    if was is None or prefix_of(was) != prefix_of(device):
         return None
     if not _is_bare(was) and not _is_bare(device):
         return None  # another card was put in
-    del places[slot]
+    for slot in _slots(was):
+        places.pop(slot, None)
     return was.name
 
 
-def _slot(device: Device) -> str | None:
-    """Where a device is, whoever tells of it."""
+def _slots(device: Device) -> tuple[str, ...]:
+    """Where a device is, whoever tells of it; a GPU on a chip may have an address as well."""
     on_chip = device.vendor == "nvidia" and device.unified
-    return device.pci or (_TEGRA if on_chip else None)
+    return tuple(slot for slot in (device.pci, _TEGRA if on_chip else None) if slot is not None)
 
 
 def _is_bare(device: Device) -> bool:
