@@ -52,7 +52,7 @@ $(VENV)/.run: $(VENV)/.gguf pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.gguf pyproject.toml
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[gguf,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[gguf,onnx,dev]'
 	@touch $@ $(VENV)/.run
 
 clean:

@@ -22,8 +22,8 @@ class EncoderTokenizer(CheckpointTokenizer):
 
     def encode_pair(self, first: str, second: str, *, most: int | None = None) -> Pair:
         """See PairTokenizer."""
-        texts = [text.encode("utf-8", "replace").decode() for text in (first, second)]
-        joined = self._plain.encode(*texts)
+        one, other = (text.encode("utf-8", "replace").decode() for text in (first, second))
+        joined = self._plain.encode(one, other)
         tokens: list[int] = joined.ids
         owners: list[int | None] = joined.sequence_ids
         n_second = owners.count(1)
