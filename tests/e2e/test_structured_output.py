@@ -233,7 +233,8 @@ async def test_every_whole_answer_is_valid(client: AsyncOpenAI, model: str, stre
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", MODELS_AT_LENGTH)
 async def test_hundreds_of_answers_are_valid(client: AsyncOpenAI, model: str, stream: bool) -> None:
-    await run_matrix(client, matrix(model, stream, n=10))
+    n = 10 if model == "sim" else 2  # the canary's nonsense is long
+    await run_matrix(client, matrix(model, stream, n=n))
 
 
 @pytest.mark.parametrize("stream", [False, True])
