@@ -240,13 +240,13 @@ class Scheduler:
             self._pick_decoding(selection, decoding)
             admitted = self._pick_prompts(selection, prompts, above)
             if not selection.requests:
-                self._pick_decoding(selection, ready)
+                self._pick_decoding(selection, _seated(ready))
             return selection, admitted
         if not self._prompts_turn:
             self._pick_decoding(selection, decoding)
         admitted = [] if selection.requests else self._pick_prompts(selection, prompts, above)
         if not selection.requests:
-            self._pick_decoding(selection, ready)
+            self._pick_decoding(selection, _seated(ready))
         return selection, admitted
 
     def _ready(self) -> tuple[list[Request], list[Request]]:
@@ -597,6 +597,11 @@ class Scheduler:
             if request.state is RequestState.FINISHED and not request.n_inflight:
                 self._n_leaving -= 1
                 self.store.release(request)
+
+
+def _seated(requests: list[Request]) -> list[Request]:
+    """Those that still run, of requests some of which may have made way since they were listed."""
+    return [request for request in requests if request.state is RequestState.RUNNING]
 
 
 def _fitting(request: Request, draft: list[int]) -> list[int]:
