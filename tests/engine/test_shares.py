@@ -278,6 +278,26 @@ def test_batch_gives_up_its_memory() -> None:
         rig.assert_nothing_leaked()
 
 
+@pytest.mark.parametrize("n_steps", range(5, 13))
+@pytest.mark.parametrize("variant", ["cells", "blocks"])
+def test_who_waits_has_no_place_in_memory(variant: str, n_steps: int) -> None:
+    """One of two makes way while the other is in flight, and the prompt still does not fit."""
+    path = f"sim:layers=2,variant={variant}"
+    with Rig(path, n_stages=2, concurrency=3, kv_tokens=256, context=240) as rig:
+        for first in b"AB":
+            rig.submit(bytes([first]) * 50, max_tokens=40, ignore_eos=True, priority=BATCH)
+        for _ in range(n_steps):
+            rig.step()
+        rig.submit(b"p" * 190, max_tokens=30, ignore_eos=True, priority=INTERACTIVE)
+        scheduler = rig.core.scheduler
+        while rig.core.has_work:
+            rig.step()
+            assert not any(scheduler.store.committed(r) for r in scheduler.waiting)
+        assert scheduler.n_preemptions
+        assert [len(answer.tokens) for answer in rig.answers.values()] == [40, 40, 30]
+        rig.assert_nothing_leaked()
+
+
 def test_normal_does_not_give_way_but_comes_later() -> None:
     with Rig(NOISE, concurrency=1) as rig:
         running = rig.submit(b"n", max_tokens=20, ignore_eos=True)

@@ -185,7 +185,7 @@ def soak(engines: list[Engine], seconds: float) -> None:
         )
 
 
-@pytest.mark.soak  # by random and by the clock: what it finds may be older than the change it runs with
+@pytest.mark.slow
 def test_nothing_leaks_in_a_little_while(engines: list[Engine]) -> None:
     soak(engines, 20.0)
 

@@ -11,10 +11,8 @@ engine.)
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Want
 from hearth_backends.errors import Unsupported
@@ -27,23 +25,9 @@ from hearthd.engine.flight import commit_decode, commit_mixed, launch, note_fail
 from hearthd.engine.prefixes.tiers import PrefixTiers
 from hearthd.engine.request import Request, RequestState
 from hearthd.engine.selection import Selection
+from hearthd.engine.sharing import Crowd, Shares, StepSharing
 from hearthd.engine.step import StepPlan
 from hearthd.engine.waiting import WaitingQueue
-
-URGENT_SECONDS = 60.0
-"""So long after a request above batch, batch is ready for another: none of its steps is long."""
-
-TURN_SECONDS = 1.0
-"""Batch with a turn stands still for no longer, however many prompts are more urgent."""
-
-
-class _Shares(NamedTuple):
-    """What requests have of a step."""
-
-    decoding: list[Request]
-    prompts: list[Request]
-    n_rows: int | None  # of prompts; None: as many as there are
-    above: int | None  # the level that those have to exceed who are admitted; None: no matter
 
 
 class Unserviceable(Exception):
@@ -93,14 +77,14 @@ class Scheduler:
         self.shares = FairShare()
         self.waiting = WaitingQueue(lambda r: policy.waiting_rank(r, self.shares.served(r)))
         self.costs = PromptCosts()
+        self.sharing = StepSharing(
+            self.costs, itl_target_seconds=itl_target_seconds, aging_seconds=aging_seconds
+        )
         self.n_preemptions = 0
-        self._itl_target_seconds = itl_target_seconds
         self._aging_seconds = aging_seconds
         self._latest_turns: dict[int, float] = {}  # of each level: when one of it was given a turn
         self._leaving_seats: set[Request] = set()  # give way once no step in flight names them
         self._n_deadlines = 0  # requests here that have one
-        self._urgent_seconds = float("-inf")  # when there was last one above batch
-        self._batch_seconds = clock()  # when batch last did not stand still
         self._shortest_first = False  # among prompts, in turns
         self._n_added = 0
         self._held_back = False  # a step preempted: admit nobody before one has been committed
@@ -231,22 +215,21 @@ class Scheduler:
         decoding, prompts, n_rows, above = self._share_step(decoding, prompts)
         selection.bound_prompts(n_rows)
         if self.mixed and self._prompts_turn and len(decoding) >= self.max_wants:
-            admitted = self._pick_prompts(
-                selection, prompts, above
-            )  # else nothing is ever left for them
-            self._pick_decoding(selection, decoding)
+            # else nothing is ever left for them
+            admitted = self._pick_prompts(selection, prompts, above)
+            self._pick_decoding(selection, [r for r in decoding if r not in selection.requests])
             return selection, admitted
         if self.mixed:
             self._pick_decoding(selection, decoding)
             admitted = self._pick_prompts(selection, prompts, above)
             if not selection.requests:
-                self._pick_decoding(selection, _seated(ready))
+                self._pick_decoding(selection, ready)
             return selection, admitted
         if not self._prompts_turn:
             self._pick_decoding(selection, decoding)
         admitted = [] if selection.requests else self._pick_prompts(selection, prompts, above)
         if not selection.requests:
-            self._pick_decoding(selection, _seated(ready))
+            self._pick_decoding(selection, ready)
         return selection, admitted
 
     def _ready(self) -> tuple[list[Request], list[Request]]:
@@ -282,8 +265,13 @@ class Scheduler:
             first = self._n_decoded % len(decoding)
             decoding = decoding[first:] + decoding[:first]
             self._n_decoded += most
-        # one whose last token is on the way has nothing to compute
-        chosen = [r for r in decoding[:most] if len(r.tokens) + r.n_unknown < r.n_most]
+        # one may have made way for a prompt of this step, and one whose last token is on the way has nothing to compute
+        running = RequestState.RUNNING
+        chosen = [
+            r
+            for r in decoding[:most]
+            if r.state is running and len(r.tokens) + r.n_unknown < r.n_most
+        ]
         drafts = self._draft(chosen, selection)
         if drafts is None:
             if chosen != self._cohort:
@@ -295,43 +283,12 @@ class Scheduler:
             request.draft = draft
             selection.add(request, 1 + len(draft), 1 + len(draft), len(draft))
 
-    def _share_step(self, decoding: list[Request], prompts: list[Request]) -> _Shares:
-        """Who takes part in a step, and how many rows prompts may have in it.
-
-        Batch stands still while more urgent prompts are computed. Its own steps are short as long as
-        such a prompt may come.
-        """
-        now = self.clock()
-        if any(r.priority.level > policy.BATCH_LEVEL for r in self.running):
-            self._urgent_seconds = now
-        level = policy.most_urgent(prompts, self.waiting.first())
-        above: int | None = None
-        if level is not None and level > policy.BATCH_LEVEL:
-            self._urgent_seconds = now
-            has_turn = any(r.level > policy.BATCH_LEVEL >= r.priority.level for r in self.running)
-            still_seconds = min(self._aging_seconds, TURN_SECONDS if has_turn else math.inf)
-            if now - self._batch_seconds < still_seconds:
-                above = policy.BATCH_LEVEL
-                decoding = [r for r in decoding if r.priority.level > above]
-                prompts = [r for r in prompts if r.priority.level > above]
-        if above is None:
-            self._batch_seconds = now
-        n_rows: int | None = None
-        if level is not None and level <= policy.BATCH_LEVEL and self._may_be_urgent(now):
-            n_rows = self.costs.rows_alone(self._itl_target_seconds)
-            if self._prompts_turn:
-                decoding = [r for r in decoding if r.priority.level > policy.BATCH_LEVEL]
-            elif decoding:
-                n_rows = 0
-        elif level is not None and decoding:
-            n_seats = max(0, self.n_seq - len(self.running))
-            n_prompts = len(prompts) + min(n_seats, len(self.waiting))
-            n_rows = self.costs.prompt_rows(len(decoding), n_prompts, self._itl_target_seconds)
-        return _Shares(decoding, prompts, n_rows, above)
-
-    def _may_be_urgent(self, now: float) -> bool:
-        """Whether the next request is likely to be above batch."""
-        return now - self._urgent_seconds < URGENT_SECONDS
+    def _share_step(self, decoding: list[Request], prompts: list[Request]) -> Shares:
+        n_seats = max(0, self.n_seq - len(self.running))
+        crowd = Crowd(self.running, self.waiting.first(), min(n_seats, len(self.waiting)))
+        return self.sharing.share(
+            decoding, prompts, crowd, prompts_turn=self._prompts_turn, now=self.clock()
+        )
 
     def _pick_prompts(
         self, selection: Selection, prompts: list[Request], above: int | None
@@ -597,11 +554,6 @@ class Scheduler:
             if request.state is RequestState.FINISHED and not request.n_inflight:
                 self._n_leaving -= 1
                 self.store.release(request)
-
-
-def _seated(requests: list[Request]) -> list[Request]:
-    """Those that still run, of requests some of which may have made way since they were listed."""
-    return [request for request in requests if request.state is RequestState.RUNNING]
 
 
 def _fitting(request: Request, draft: list[int]) -> list[int]:
