@@ -26,16 +26,16 @@ from hearthd.engine.encoding.loader import (
 )
 from hearthd.engine.encoding.task import choose_encoding
 from hearthd.engine.encoding.worker import serve_encoder
-from hearthd.engine.intake import Arrival, Intake, Refused
+from hearthd.engine.intake import Arrival, Intake
 from hearthd.engine.link import EngineLink, HearthdGone
 from hearthd.engine.loader import execute_load, model_info, plan_load
+from hearthd.engine.loop import EngineLoop
 from hearthd.engine.prefixes.file import SavedPrefix
 from hearthd.engine.prefixes.tiers import PrefixCounters
 from hearthd.engine.preparation import Preparation
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
 LARGE_VOCABULARY = 8192
 """Tokens from which on a vocabulary is not left until a request asks for a grammar."""
 IDLE_SECONDS = 0.25
@@ -158,69 +158,50 @@ def _progress(link: EngineLink) -> Callable[[float], None]:
     return progress
 
 
-class Worker:
+class Worker(EngineLoop[Arrival | Fetched]):
     """Runs the step loop in the calling thread until hearthd stops it or has gone."""
 
     def __init__(self, link: EngineLink, core: EngineCore, intake: Intake) -> None:
-        self._link = link
+        super().__init__(link, core)
         self._core = core
         self._intake = intake
-        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        self._step_began: float | None = None
         self._kv_tokens_free = core.store.free_tokens()  # after the last step; the beat reads it
-        self._stop_by: float | None = None  # once asked to stop
-        self._save_seconds = 0.0  # for prefixes, after that
+        self._save_seconds = 0.0  # for prefixes, once asked to stop
         self._fetching: dict[int, Arrival] = {}  # by request: wait for their prefix from disk
-        self._over = threading.Event()
         self._preparation = Preparation(intake.submit, self._inbox.put, link.send)
 
     def run(self) -> None:
         """Step while there is work, sleep while there is none; raises BackendError, HearthdGone."""
-        threads = [
-            threading.Thread(target=self._take_in, name="intake", daemon=True),
-            threading.Thread(target=self._beat, name="beat", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
         try:
-            while self._stop_by is None or self._may_go_on(self._stop_by):
-                self._handle_commands()
-                if self._core.has_work:
-                    self._step()
-            self._give_up_the_rest()
-            if self._core.prefixes is not None:
-                self._core.prefixes.flush(time.monotonic() + self._save_seconds)
+            with self._listening():
+                while self._goes_on():
+                    self._handle_commands()
+                    if self._core.has_work:
+                        self._step()
+                self._give_up_the_rest()
+                if self._core.prefixes is not None:
+                    self._core.prefixes.flush(time.monotonic() + self._save_seconds)
         finally:
-            self._over.set()
             self._preparation.close()
             if self._core.prefixes is not None:
                 self._core.prefixes.close()
-
-    def _may_go_on(self, stop_by: float) -> bool:
-        return self._core.has_work and time.monotonic() < stop_by
 
     def _give_up_the_rest(self) -> None:
         """At the deadline nobody is left without a last word."""
         self._handle_commands()  # what came meanwhile is refused
         for rid in self._preparation.give_up_all():
-            self._refuse(rid)
+            self._refuse_new(rid)
         deltas = self._core.give_up_all("shutting_down", "the engine was stopped before the end")
         if deltas:
             self._link.send(wire.Step(deltas))
 
-    def _refuse(self, rid: int) -> None:
-        message = "the engine is stopping and takes nothing new"
-        self._link.send(wire.Reject(rid, 503, "shutting_down", message))
-
     def _step(self) -> None:
-        self._step_began = time.monotonic()
-        deltas = self._core.step()
-        self._step_began = None
+        with self._stepping():
+            deltas = self._core.step()
         self._kv_tokens_free = self._core.store.free_tokens()
         if deltas:
             self._link.send(wire.Step(deltas))
-        for number in self._core.take_probed():
-            self._link.send(wire.Probed(number))
+        self._tell_probed()
 
     def _handle_commands(self) -> None:
         """Take what has arrived; wait for something where there is nothing else to do."""
@@ -245,9 +226,9 @@ class Worker:
     def _handle(self, command: _Command) -> None:
         match command:
             case Arrival() if self._stop_by is not None:
-                self._refuse(command.request.id)
+                self._refuse_new(command.request.id)
             case Arrival():
-                self._take(command)
+                self._enter(command)
             case Fetched():
                 self._take_fetched(command)
             case wire.Cancel():
@@ -263,7 +244,7 @@ class Worker:
             case HearthdGone():
                 raise command
 
-    def _take(self, arrival: Arrival) -> None:
+    def _enter(self, arrival: Arrival) -> None:
         """A request goes to the core, once its prefix has come from disk where that has more of it."""
         request, prefixes = arrival.request, self._core.prefixes
         if prefixes is not None and prefixes.wants_fetch(request):
@@ -283,67 +264,37 @@ class Worker:
         if deltas:
             self._link.send(wire.Step(deltas))
 
-    # --- the intake thread ---------------------------------------------------------------------
+    # --- the other threads ---------------------------------------------------------------------
 
-    def _take_in(self) -> None:
-        try:
-            while True:
-                self._receive(self._link.receive())
-        except HearthdGone as gone:
-            self._inbox.put(gone)
-        except Exception as error:  # an engine that hears nothing any more must not go on
-            log.exception("what hearthd sent is no frame")
-            self._inbox.put(HearthdGone(f"it sent what is no frame: {error}"))
-
-    def _receive(self, frame: wire.ToEngine) -> None:
-        try:
-            match frame:
-                case wire.Submit() if frame.constraint is not None:
-                    self._preparation.take(frame)
-                case wire.Submit():
-                    self._inbox.put(self._intake.submit(frame))
-                case wire.Embed():
-                    self._link.send(self._intake.embed(frame))
-                case wire.Encode():
-                    self._link.send(self._intake.encode(frame))
-                case wire.Decode():
-                    self._link.send(self._intake.decode(frame))
-                case wire.Cancel() if self._preparation.cancel(frame.rid):
-                    log.debug("request %d was cancelled before it was ready", frame.rid)
-                case wire.Cancel() | wire.Probe() | wire.Stop():
-                    self._inbox.put(frame)
-                case _:
-                    log.error("hearthd sent %s to an engine that is loaded", type(frame).__name__)
-        except Refused as refused:
-            self._link.send(refused.frame)
-        except HearthdGone:
-            raise
-        except Exception:  # whatever a request says, those after it are heard
-            log.exception("hearthd sent %s, which failed", type(frame).__name__)
-            if isinstance(frame, wire.Submit | wire.Embed | wire.Encode | wire.Decode):
-                message = "something failed inside the engine while the request was taken in"
-                self._link.send(wire.Reject(frame.rid, 500, "internal_error", message))
-
-    # --- the beat thread -----------------------------------------------------------------------
-
-    def _beat(self) -> None:
-        try:
-            while not self._over.wait(BEAT_SECONDS):
-                self._link.send(self._sign_of_life())
-        except HearthdGone:
-            return  # the intake thread has seen it too, and ends the loop
+    def _take(self, frame: wire.ToEngine) -> None:
+        match frame:
+            case wire.Submit() if frame.constraint is not None:
+                self._preparation.take(frame)
+            case wire.Submit():
+                self._inbox.put(self._intake.submit(frame))
+            case wire.Embed():
+                self._link.send(self._intake.embed(frame))
+            case wire.Encode():
+                self._link.send(self._intake.encode(frame))
+            case wire.Decode():
+                self._link.send(self._intake.decode(frame))
+            case wire.Cancel() if self._preparation.cancel(frame.rid):
+                log.debug("request %d was cancelled before it was ready", frame.rid)
+            case wire.Cancel() | wire.Probe() | wire.Stop():
+                self._inbox.put(frame)
+            case _:
+                log.error("hearthd sent %s to an engine that is loaded", type(frame).__name__)
 
     def _sign_of_life(self) -> wire.Beat:
         scheduler, counters = self._core.scheduler, self._core.counters
         prefixes = self._core.prefixes
         recalls = PrefixCounters() if prefixes is None else prefixes.counters
         drafts = DraftReport() if scheduler.drafter is None else scheduler.drafter.report()
-        began = self._step_began
         return wire.Beat(
             n_running=len(scheduler.running),
             n_waiting=len(scheduler.waiting) + self._preparation.n_pending + len(self._fetching),
             kv_tokens_free=self._kv_tokens_free,
-            step_age_seconds=None if began is None else time.monotonic() - began,
+            step_age_seconds=self._step_age_seconds(),
             n_steps=counters.n_steps,
             n_prompt_tokens=counters.n_prompt_tokens,
             n_cached_tokens=counters.n_cached_tokens,
