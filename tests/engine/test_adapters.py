@@ -15,7 +15,7 @@ from hearth_backends.sim.clock import SimClock
 from hearth_backends.sim.language import oracle
 from hearthd import wire
 from hearthd.engine.adapter_turns import AdapterTurns
-from hearthd.engine.intake import Refused
+from hearthd.engine.refused import Refused
 
 LORA = [wire.AdapterConfig(name, f"sim:{name}") for name in ("one", "two", "three")]
 NAMES = (None, "one", "two", "three")

@@ -24,8 +24,8 @@ from hearthd.engine.encoding.job import Job, Text
 from hearthd.engine.encoding.loader import context_that_fits, plan_encoder
 from hearthd.engine.encoding.queue import EncodingQueue
 from hearthd.engine.encoding.task import Encoding, choose_encoding
-from hearthd.engine.intake import Refused
 from hearthd.engine.probe import probe
+from hearthd.engine.refused import Refused
 from hearthd.engine.request import Priority
 
 EMBEDS = registry.open_model("sim:task=embed")

@@ -11,7 +11,8 @@ import pytest
 from hearth_backends.base import AdapterSpec, LoadedModel
 from hearth_backends.registry import open_model
 from hearthd import wire
-from hearthd.engine.intake import Arrival, Intake, Refused
+from hearthd.engine.intake import Arrival, Intake
+from hearthd.engine.refused import Refused
 
 CONTEXT = 64
 ADAPTERS = {"s": AdapterSpec(Path("s.gguf"), "digest of s", 1)}

@@ -10,8 +10,9 @@ from engine_process import EngineProcess
 from engine_rig import Rig
 
 from hearthd import wire
-from hearthd.engine.intake import Arrival, Refused
+from hearthd.engine.intake import Arrival
 from hearthd.engine.preparation import Preparation
+from hearthd.engine.refused import Refused
 from hearthd.engine.worker import warming
 
 

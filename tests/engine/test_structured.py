@@ -12,7 +12,7 @@ from sim_oracle import ScriptedDrafter
 
 from hearth_backends.sim.tokenizer import IM_START, ByteTokenizer
 from hearthd import wire
-from hearthd.engine.intake import Refused
+from hearthd.engine.refused import Refused
 from hearthd.engine.text import TextStream
 
 SIM = "sim:layers=2"

@@ -97,17 +97,7 @@ class TinyBert:
             writer.add_pooling_type(gguf.PoolingType[self.pooling.upper()])
         if self.labels:
             writer.add_classifier_output_labels(list(self.labels))
-        kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * (len(VOCABULARY) - 5)
-        writer.add_tokenizer_model("bert")
-        writer.add_tokenizer_pre("default")
-        writer.add_token_list(VOCABULARY)
-        writer.add_token_types(kinds)
-        writer.add_token_type_count(2)
-        writer.add_pad_token_id(PAD)
-        writer.add_unk_token_id(UNK)
-        writer.add_bos_token_id(CLS)
-        writer.add_sep_token_id(SEP)
-        writer.add_mask_token_id(MASK)
+        write_vocabulary(writer)
         for name, values in self.tensors().items():
             writer.add_tensor(name, values)
         writer.write_header_to_file()
@@ -179,3 +169,18 @@ def some_texts(n: int, *, seed: int = 0, longest: int = 40) -> list[str]:
     return [
         " ".join(random.choice(WORDS, size=int(random.integers(1, longest + 1)))) for _ in range(n)
     ]
+
+
+def write_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """WordPiece tokens, the five marks first."""
+    kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * (len(VOCABULARY) - 5)
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(VOCABULARY)
+    writer.add_token_types(kinds)
+    writer.add_token_type_count(2)
+    writer.add_pad_token_id(PAD)
+    writer.add_unk_token_id(UNK)
+    writer.add_bos_token_id(CLS)
+    writer.add_sep_token_id(SEP)
+    writer.add_mask_token_id(MASK)

@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from numpy.typing import NDArray
-from tiny_bert import CLS, MASK, PAD, SEP, UNK, VOCABULARY
+from tiny_bert import VOCABULARY, write_vocabulary
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -35,7 +35,7 @@ def write_encoder(path: Path, architecture: str, *, pooling: str = "mean", seed:
         writer.add_layer_norm_eps(1e-12)
     if architecture != "jina-bert-v2":
         writer.add_rope_freq_base(10_000.0)
-    _write_vocabulary(writer)
+    write_vocabulary(writer)
     for name, values in _tensors(architecture, seed).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -43,20 +43,6 @@ def write_encoder(path: Path, architecture: str, *, pooling: str = "mean", seed:
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def _write_vocabulary(writer: gguf.GGUFWriter) -> None:
-    kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * (len(VOCABULARY) - 5)
-    writer.add_tokenizer_model("bert")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(VOCABULARY)
-    writer.add_token_types(kinds)
-    writer.add_token_type_count(2)
-    writer.add_pad_token_id(PAD)
-    writer.add_unk_token_id(UNK)
-    writer.add_bos_token_id(CLS)
-    writer.add_sep_token_id(SEP)
-    writer.add_mask_token_id(MASK)
 
 
 def _tensors(architecture: str, seed: int) -> Tensors:

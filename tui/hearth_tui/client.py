@@ -118,16 +118,8 @@ class Client:
         request = msgspec.structs.replace(
             request, stream=True, stream_options=StreamOptions(include_usage=True)
         )
-        response = self._ask(self._chat(request), stream=True)
-        try:
-            if response.is_error:
-                with self._reaching():
-                    response.read()
-            _raise_for_status(response)
+        with self._streaming(self._chat(request)) as response:
             yield self._chunks(response)
-        finally:
-            with self._reaching():
-                response.close()
 
     def call(
         self,
@@ -146,13 +138,19 @@ class Client:
     @contextmanager
     def pieces(self, path: str, **details: Any) -> Iterator[Iterator[bytes]]:
         """A large answer as it comes."""
-        response = self._ask(self._request("GET", path, **details), stream=True)
+        with self._streaming(self._request("GET", path, **details)) as response:
+            yield self._pieces(response)
+
+    @contextmanager
+    def _streaming(self, request: httpx.Request) -> Iterator[httpx.Response]:
+        """A good answer of which only the head has come."""
+        response = self._ask(request, stream=True)
         try:
             if response.is_error:
                 with self._reaching():
                     response.read()
             _raise_for_status(response)
-            yield self._pieces(response)
+            yield response
         finally:
             with self._reaching():
                 response.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.weights import checkpoint_config
 from hearth_backends.weights.checkpoint_config import Config
+from hearth_backends.weights.json_file import read_table
 from hearth_backends.weights.quantization_config import scheme_of
 from hearth_backends.weights.quantized_matrix import QuantizedMatrix, collect
 from hearth_backends.weights.reader import Blocks, Channels, Groups
@@ -50,7 +50,7 @@ class Checkpoint:
         """Read config and headers; raises ModelFileError and Unsupported, naming the folder or file."""
         self.path = Path(folder)
         try:
-            self._config = Config(read_json(self.path / "config.json"))
+            self._config = Config(read_table(self.path / "config.json"))
             self._files = [SafetensorsFile(path) for path in _weight_files(self.path)]
             self._held: Mapping[str, tuple[SafetensorsFile, Listed]] = dict(_held(self._files))
             self._quantized: Mapping[str, QuantizedMatrix] = {}
@@ -142,21 +142,8 @@ class Checkpoint:
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds a table; raises ModelFileError, naming it."""
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: it cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelFileError(f"{path}: it is no table")
-    return values
-
-
 def _json_or_nothing(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_table(path) if path.exists() else {}
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -164,7 +151,7 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return [folder / "model.safetensors"]
-    shards = read_json(index).get("weight_map")
+    shards = read_table(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ModelFileError(f"{index}: it names no files")
     names = sorted(set(map(str, shards.values())))

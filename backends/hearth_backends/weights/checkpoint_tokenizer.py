@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hearth_backends.base import LoadedModel
 from hearth_backends.errors import ModelFileError
-from hearth_backends.weights.checkpoint import Checkpoint, read_json, with_tokens
+from hearth_backends.weights.checkpoint import Checkpoint, with_tokens
+from hearth_backends.weights.json_file import read_table
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
@@ -22,7 +23,9 @@ def open_checkpoint(folder: str) -> LoadedModel:
     """Read a folder's specification and tokenizer; raises ModelFileError, Unsupported."""
     path = Path(folder)
     spec = Checkpoint(path).spec
-    about = read_json(path / "tokenizer_config.json") if _has(path, "tokenizer_config.json") else {}
+    about = (
+        read_table(path / "tokenizer_config.json") if _has(path, "tokenizer_config.json") else {}
+    )
     tokenizer = CheckpointTokenizer(
         path / "tokenizer.json",
         n_vocab=spec.n_vocab,
@@ -63,7 +66,7 @@ class CheckpointTokenizer:
             raise ModelFileError(
                 f"{path}: {self._parsing.get_vocab_size()} tokens, and the embedding has {n_vocab} rows"
             )
-        layout = read_json(path)
+        layout = read_table(path)
         self._added = {token["id"]: token for token in layout.get("added_tokens", [])}
         self._is_byte_level = _mentions(layout, "ByteLevel")
         self._pieces: list[bytes | None] = [None] * n_vocab

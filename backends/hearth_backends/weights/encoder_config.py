@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hearth_backends.errors import ModelFileError
 from hearth_backends.weights.checkpoint_config import Config
 from hearth_backends.weights.encoding import EncodingSpec, Pooling
+from hearth_backends.weights.json_file import read_list, read_table
 
 ENCODER_TYPES = frozenset({
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "gte", "mpnet",
@@ -49,7 +48,7 @@ class EncoderConfig:
 
 def is_encoder_folder(folder: Path) -> bool:
     """Whether a folder holds a model that turns texts into vectors or scores."""
-    values = _read(folder / "config.json", dict)
+    values = read_table(folder / "config.json")
     return values.get("model_type") in ENCODER_TYPES or (
         (folder / "modules.json").exists() and any(onnx_files(folder))
     )
@@ -62,7 +61,7 @@ def onnx_files(folder: Path) -> list[Path]:
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
     """Read config.json and what sentence-transformers adds; raises ModelFileError."""
-    values = _read(folder / "config.json", dict)
+    values = read_table(folder / "config.json")
     config = Config(values)
     architecture = config.get("model_type", str) or "unknown"
     pad_id = config.get("pad_token_id", int) or 0
@@ -116,7 +115,7 @@ def _modules(folder: Path) -> tuple[Pooling | None, tuple[str, ...]]:
         return None, ()
     pooling: Pooling | None = None
     later = []
-    for module in _read(path, list):
+    for module in read_list(path):
         if not isinstance(module, dict):
             raise ModelFileError(f"{path}: a module is no table: {module!r:.60}")
         kind = str(module.get("type", "")).rpartition(".")[2]
@@ -128,7 +127,7 @@ def _modules(folder: Path) -> tuple[Pooling | None, tuple[str, ...]]:
 
 
 def _pooling(path: Path) -> Pooling | None:
-    values = _read(path, dict)
+    values = read_table(path)
     named = values.get("pooling_mode")
     if isinstance(named, str):
         chosen = [named]
@@ -145,15 +144,3 @@ def _pooling(path: Path) -> Pooling | None:
             f"{path}: it pools by {' and '.join(chosen) or 'nothing'}, which is not known here"
         )
     return known[chosen[0]]
-
-
-def _read(path: Path, kind: type[Any]) -> Any:
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: it cannot be read: {error}") from error
-    if not isinstance(values, kind):
-        raise ModelFileError(f"{path}: it should hold a {kind.__name__}")
-    return values

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hearth_backends.encoder import Pair
-from hearth_backends.weights.checkpoint import read_json
 from hearth_backends.weights.checkpoint_tokenizer import CheckpointTokenizer
+from hearth_backends.weights.json_file import read_table
 
 _GOES_ON = "##"
 
@@ -45,5 +45,5 @@ class EncoderTokenizer(CheckpointTokenizer):
 
 
 def _model_kind(path: Path) -> str | None:
-    model = read_json(path).get("model")
+    model = read_table(path).get("model")
     return model.get("type") if isinstance(model, dict) else None

@@ -14,18 +14,10 @@ from hearthd.engine import tool_format, tool_prompt
 from hearthd.engine.chat import ChatTemplate, TemplateRefused
 from hearthd.engine.grammar import MASK_SECONDS, Grammar, GrammarFactory, GrammarRefused
 from hearthd.engine.output import Output
+from hearthd.engine.refused import Refused
 from hearthd.engine.request import Limits, Priority, Request
+from hearthd.engine.tokenizing import Tokenizing
 from hearthd.engine.vocabulary import control_token
-
-
-class Refused(Exception):
-    """A request that cannot be done, as the frame that says so."""
-
-    def __init__(
-        self, rid: int, code: str, message: str, param: str | None = None, status: int = 400
-    ) -> None:
-        super().__init__(message)
-        self.frame = wire.Reject(rid=rid, status=status, code=code, message=message, param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +28,7 @@ class Arrival:
     output: Output
 
 
-class Intake:
+class Intake(Tokenizing):
     """Renders, tokenizes and validates; thread-safe as the tokenizer is."""
 
     def __init__(
@@ -55,7 +47,7 @@ class Intake:
             name: (number, adapter.digest)
             for number, (name, adapter) in enumerate((adapters or {}).items(), 1)
         }
-        self.tokenizer = model.tokenizer
+        super().__init__(model.tokenizer)
         self.context = context
         self._name = model.spec.name
         self._digest = model.spec.digest
@@ -169,18 +161,11 @@ class Intake:
                 "add_generation_prompt": frame.add_generation_prompt,
             },
         )
-        pieces = [self.tokenizer.piece(token, special=True) for token in tokens]
-        return wire.Encoded(rid=frame.rid, tokens=tokens, pieces=pieces)
-
-    def decode(self, frame: wire.Decode) -> wire.Decoded:
-        """The text of tokens; raises Refused."""
-        self._check_tokens(frame.rid, frame.tokens, "tokens")
-        text = self.tokenizer.decode(frame.tokens, special=True)
-        return wire.Decoded(rid=frame.rid, text=text.decode("utf-8", errors="replace"))
+        return self._encoded(frame.rid, tokens)
 
     def _prompt(self, frame: wire.Submit) -> list[int]:
         if frame.tokens is not None:
-            self._check_tokens(frame.rid, frame.tokens, "prompt")
+            self.check_tokens(frame.rid, frame.tokens, "prompt")
             prompt = list(frame.tokens)
         else:
             prompt = self._encode(
@@ -190,9 +175,9 @@ class Intake:
                 add_special=frame.add_special,
                 template_args=frame.template_args,
             )
-        self._check_tokens(frame.rid, frame.emitted, "emitted")
-        self._check_tokens(frame.rid, frame.stop_token_ids, "stop_token_ids")
-        self._check_tokens(frame.rid, [t for t, _ in frame.sampling.logit_bias], "logit_bias")
+        self.check_tokens(frame.rid, frame.emitted, "emitted")
+        self.check_tokens(frame.rid, frame.stop_token_ids, "stop_token_ids")
+        self.check_tokens(frame.rid, [t for t, _ in frame.sampling.logit_bias], "logit_bias")
         if not prompt:
             raise Refused(frame.rid, "invalid_value", "the prompt has no tokens", "prompt")
         return prompt
@@ -219,13 +204,6 @@ class Intake:
             bos = _text_of(self.tokenizer, self.tokenizer.bos_id)
             add_special = self._add_bos and not (bos and text.startswith(bos))
         return self.tokenizer.encode(text or "", add_special=add_special, parse_special=True)
-
-    def _check_tokens(self, rid: int, tokens: list[int], param: str) -> None:
-        for i, token in enumerate(tokens):
-            if not 0 <= token < self.tokenizer.n_vocab:
-                last = self.tokenizer.n_vocab - 1
-                message = f"{param}[{i}]: token {token} is outside the vocabulary (0 to {last})"
-                raise Refused(rid, "invalid_value", message, param)
 
     def _room(self, frame: wire.Submit, n_prompt: int) -> int:
         """Tokens that may be generated; the context is never cut."""

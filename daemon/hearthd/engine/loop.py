@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from hearthd import wire
-from hearthd.engine.intake import Refused
 from hearthd.engine.link import EngineLink, HearthdGone
+from hearthd.engine.refused import Refused
 
 log = logging.getLogger(__name__)
 

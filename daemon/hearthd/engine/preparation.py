@@ -11,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from hearthd import wire
-from hearthd.engine.intake import Arrival, Refused
+from hearthd.engine.intake import Arrival
+from hearthd.engine.refused import Refused
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from hearth_backends.base import LoadedModel, Tokenizer
 from hearth_backends.encoder import Pair, PairTokenizer
 from hearthd import wire
 from hearthd.engine.encoding.job import Job, Text
-from hearthd.engine.intake import Refused
+from hearthd.engine.refused import Refused
 from hearthd.engine.request import Priority
+from hearthd.engine.tokenizing import Tokenizing
 
 JoinPair = Callable[[str, str, int | None], Pair]
 """The pair of a query and a document of at most so many tokens."""
@@ -18,14 +19,14 @@ JoinPair = Callable[[str, str, int | None], Pair]
 _FIELD = {"embed": "input", "rerank": "documents"}
 
 
-class EncodingIntake:
+class EncodingIntake(Tokenizing):
     """Tokenizes and validates; thread-safe as the tokenizer is."""
 
     def __init__(
         self, model: LoadedModel, *, name: str, task: wire.EncodingTask, context: int, dim: int
     ) -> None:
         """`name`: as clients call it; `dim`: of a vector."""
-        self.tokenizer = model.tokenizer
+        super().__init__(model.tokenizer)
         self._name = name
         self._task = task
         self._context = context
@@ -74,14 +75,7 @@ class EncodingIntake:
         tokens = self.tokenizer.encode(
             frame.text, add_special=frame.add_special, parse_special=True
         )
-        pieces = [self.tokenizer.piece(token, special=True) for token in tokens]
-        return wire.Encoded(rid=frame.rid, tokens=tokens, pieces=pieces)
-
-    def decode(self, frame: wire.Decode) -> wire.Decoded:
-        """The text of tokens; raises Refused."""
-        self._check_tokens(frame.rid, frame.tokens, "tokens")
-        text = self.tokenizer.decode(frame.tokens, special=True)
-        return wire.Decoded(rid=frame.rid, text=text.decode("utf-8", errors="replace"))
+        return self._encoded(frame.rid, tokens)
 
     def _check_task(self, frame: wire.Embed) -> None:
         if frame.query is not None and self._task == "embed":
@@ -106,7 +100,7 @@ class EncodingIntake:
     def _texts(self, frame: wire.Embed, limit: int | None) -> list[Text]:
         if frame.token_lists is not None:
             for i, tokens in enumerate(frame.token_lists):
-                self._check_tokens(frame.rid, tokens, self._place(frame, i))
+                self.check_tokens(frame.rid, tokens, self._place(frame, i))
             found = [tokens[:limit] for tokens in frame.token_lists]
         else:
             found = [self._tokens_of(text, frame.add_special, limit) for text in frame.texts or ()]
@@ -158,13 +152,6 @@ class EncodingIntake:
             "have it cut with truncate_prompt_tokens"
         )
         raise Refused(frame.rid, "context_length_exceeded", message, place)
-
-    def _check_tokens(self, rid: int, tokens: list[int], place: str) -> None:
-        last = self.tokenizer.n_vocab - 1
-        for i, token in enumerate(tokens):
-            if not 0 <= token <= last:
-                message = f"{place}[{i}]: token {token} is outside the vocabulary (0 to {last})"
-                raise Refused(rid, "invalid_value", message, place)
 
     def _place(self, frame: wire.Embed, i: int) -> str:
         """The field of the request that text i comes from."""
