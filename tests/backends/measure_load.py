@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import psutil
 
-from hearth_backends.base import Batch, Bytes, Lease, Placement, StageSpec
+from hearth_backends.base import Batch, Bytes, Lease, StageSpec
 from hearth_backends.gguf.backend import GgufBackend
 from hearth_backends.gguf.vocab import open_gguf
+from hearth_backends.kv.contract import Placement
 
 
 def main() -> None:

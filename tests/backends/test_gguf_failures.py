@@ -9,17 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hearth_backends.base import (
-    KVOp,
-    LoadedModel,
-    OpKind,
-)
+from hearth_backends.base import LoadedModel
 from hearth_backends.errors import (
     CapacityError,
     ModelFileError,
     StepError,
     Unsupported,
 )
+from hearth_backends.kv.contract import KVOp, OpKind
 
 pytest.importorskip("llama_cpp")
 

@@ -10,16 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hearth_backends.base import (
-    BLOCK_TOKENS,
-    Bytes,
-    Lease,
-    LoadedModel,
-    Want,
-)
+from hearth_backends.base import Bytes, Lease, LoadedModel
 from hearth_backends.errors import (
     BackendError,
 )
+from hearth_backends.kv.contract import BLOCK_TOKENS, Want
 
 pytest.importorskip("llama_cpp")
 

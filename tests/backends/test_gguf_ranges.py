@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hearth_backends.base import (
-    LoadedModel,
-)
+from hearth_backends.base import LoadedModel
 from hearth_backends.errors import (
     StepError,
     Unsupported,

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hearth_backends.base import KVOp, LoadedModel, OpKind, Placement
+from hearth_backends.base import LoadedModel
 from hearth_backends.errors import BackendError, ForeignState, StepError, Unsupported
+from hearth_backends.kv.contract import KVOp, OpKind, Placement
 
 pytest.importorskip("llama_cpp")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hearth_backends.base import (
-    LoadedModel,
-)
+from hearth_backends.base import LoadedModel
 
 pytest.importorskip("llama_cpp")
 

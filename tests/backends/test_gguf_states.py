@@ -8,13 +8,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from hearth_backends.base import (
-    LoadedModel,
-    Placement,
-)
+from hearth_backends.base import LoadedModel
 from hearth_backends.errors import (
     StepError,
 )
+from hearth_backends.kv.contract import Placement
 
 pytest.importorskip("llama_cpp")
 

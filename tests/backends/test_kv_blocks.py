@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kv_sequence import Seq, cache, compute, reserve
 
-from hearth_backends.base import Want
 from hearth_backends.kv.blocks import PagedStore
+from hearth_backends.kv.contract import Want
 
 
 def test_full_blocks_are_shared_by_reference_and_need_no_operation() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearth_backends.base import BLOCK_TOKENS
+from hearth_backends.kv.contract import BLOCK_TOKENS
 from hearth_backends.kv.hashing import HashChain
 
 

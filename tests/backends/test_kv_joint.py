@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from kv_sequence import Seq, cache, compute, reserve
 
-from hearth_backends.base import KVOp, OpKind, Want
 from hearth_backends.kv.blocks import PagedStore
 from hearth_backends.kv.cells import CellStore
+from hearth_backends.kv.contract import KVOp, OpKind, Want
 from hearth_backends.kv.joint import JointStore
 from hearth_backends.kv.states import StateStore
 

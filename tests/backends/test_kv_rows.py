@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from kv_sequence import Seq, cache, compute, reserve
 
-from hearth_backends.base import KVOp, OpKind, Want
 from hearth_backends.kv.cells import CellStore
+from hearth_backends.kv.contract import KVOp, OpKind, Want
 from hearth_backends.kv.slots import SlotStore
 
 FORK, TRUNCATE = OpKind.FORK, OpKind.TRUNCATE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kv_sequence import Seq, compute, reserve
 
-from hearth_backends.base import KVOp, OpKind, Want
+from hearth_backends.kv.contract import KVOp, OpKind, Want
 from hearth_backends.kv.states import StateStore
 
 SAVE, LOAD, DROP, TRUNCATE = OpKind.SAVE, OpKind.LOAD, OpKind.DROP, OpKind.TRUNCATE

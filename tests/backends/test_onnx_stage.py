@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from gguf_runner import Array, Rows, Runner, cut_specs, fork, noise, truncate, whole_spec
 
-from hearth_backends.base import LoadedModel, Placement, Stage
+from hearth_backends.base import LoadedModel, Stage
 from hearth_backends.errors import ForeignState, StepError, Unsupported
+from hearth_backends.kv.contract import Placement
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("llama_cpp")

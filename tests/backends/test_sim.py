@@ -8,15 +8,13 @@ import pytest
 from hearth_backends.base import (
     Batch,
     Capabilities,
-    KVOp,
-    OpKind,
-    Placement,
     Sampled,
     SamplingBatch,
     SamplingParams,
     StageSpec,
 )
 from hearth_backends.errors import BackendError, CapacityError, ModelFileError, StepError
+from hearth_backends.kv.contract import KVOp, OpKind, Placement
 from hearth_backends.registry import open_model
 from hearth_backends.sim.clock import SimClock, StepCost
 from hearth_backends.sim.language import SimLanguage, oracle

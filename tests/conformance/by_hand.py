@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine_rig import Rig
 
-from hearth_backends.base import Placement, Reservation, Want
+from hearth_backends.kv.contract import Placement, Reservation, Want
 from hearthd import wire
 from hearthd.engine.batching import BatchBuilder
 from hearthd.engine.request import Request, RequestState

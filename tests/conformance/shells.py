@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.base import Batch, Handle, Hidden, Lease, Placement, Sampled, Stage
+from hearth_backends.base import Batch, Handle, Hidden, Lease, Sampled, Stage
 from hearth_backends.errors import CapacityError, StepError
+from hearth_backends.kv.contract import Placement
 
 
 class StageShell(Stage):

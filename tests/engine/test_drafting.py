@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearth_backends.base import Reservation, SamplingParams
+from hearth_backends.base import SamplingParams
+from hearth_backends.kv.contract import Reservation
 from hearth_backends.kv.hashing import HashChain
 from hearthd.engine.costs import STALE_AFTER, StepCosts
 from hearthd.engine.drafting.gate import PLAIN_EVERY, DraftGate

@@ -6,7 +6,8 @@ import pytest
 import sim_oracle
 from engine_rig import Rig
 
-from hearth_backends.base import Reservation, SamplingParams
+from hearth_backends.base import SamplingParams
+from hearth_backends.kv.contract import Reservation
 from hearth_backends.kv.hashing import HashChain
 from hearth_backends.sim.tokenizer import ByteTokenizer
 from hearthd import wire

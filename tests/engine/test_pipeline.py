@@ -8,20 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hearth_backends.base import (
-    Batch,
-    Capabilities,
-    Handle,
-    Hidden,
-    KVOp,
-    Lease,
-    OpKind,
-    Placement,
-    Reservation,
-    Sampled,
-    Stage,
-)
+from hearth_backends.base import Batch, Capabilities, Handle, Hidden, Lease, Sampled, Stage
 from hearth_backends.errors import StepError
+from hearth_backends.kv.contract import KVOp, OpKind, Placement, Reservation
 from hearthd.engine.pipeline import Pipeline, common_capabilities
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hearth_backends.base import BLOCK_TOKENS
+from hearth_backends.kv.contract import BLOCK_TOKENS
 from hearth_backends.kv.hashing import HashChain
 from hearthd.engine.prefixes import disk as module
 from hearthd.engine.prefixes.disk import PrefixDisk

@@ -13,7 +13,7 @@ from engine_process import EngineProcess
 from sim_oracle import expected
 
 import hearth_backends
-from hearth_backends.base import BLOCK_TOKENS
+from hearth_backends.kv.contract import BLOCK_TOKENS
 from hearthd import wire
 
 CANARY = str(Path(hearth_backends.__file__).parent / "canary" / "canary.gguf")

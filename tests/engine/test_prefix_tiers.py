@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from shells import Flaky, StageShell
 from sim_oracle import expected
 
-from hearth_backends.base import BLOCK_TOKENS, Placement, Stage
+from hearth_backends.base import Stage
 from hearth_backends.errors import ForeignState, StepError
+from hearth_backends.kv.contract import BLOCK_TOKENS, Placement
 from hearthd import wire
 from hearthd.engine.prefixes.file import SavedPrefix
 from hearthd.engine.prefixes.tiers import PrefixTiers

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hearthd_process import Daemon, running
 
-from hearth_backends.base import BLOCK_TOKENS
+from hearth_backends.kv.contract import BLOCK_TOKENS
 from hearthd.serving.prefix_folders import PrefixFolders
 
 SYSTEM = [97 + (i * i * 3 + i) % 26 for i in range(1000)]

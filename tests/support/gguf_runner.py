@@ -16,11 +16,8 @@ from hearth_backends.base import (
     Batch,
     Bytes,
     DeviceInfo,
-    KVOp,
     Lease,
     LoadedModel,
-    OpKind,
-    Placement,
     Sampled,
     SamplingBatch,
     SamplingParams,
@@ -28,6 +25,7 @@ from hearth_backends.base import (
     StageSpec,
 )
 from hearth_backends.gguf.backend import GgufBackend
+from hearth_backends.kv.contract import KVOp, OpKind, Placement
 
 MakeGguf = Callable[..., Path]
 Array = NDArray[np.float32]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from kv_memory import Memory
 
-from hearth_backends.base import KVStore, Reservation, Want
+from hearth_backends.kv.contract import KVStore, Reservation, Want
 from hearth_backends.kv.hashing import HashChain
 
 TEXTS = [[1] * 96, [2, 3] * 48, [1] * 40 + [4] * 56, list(range(100, 196))]

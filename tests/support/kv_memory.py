@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
 
-from hearth_backends.base import BLOCK_TOKENS, KVOp, OpKind, Placement
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVOp, OpKind, Placement
 
 
 class Memory(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hearth_backends.base import KVStore, Reservation, Want
+from hearth_backends.kv.contract import KVStore, Reservation, Want
 from hearth_backends.kv.hashing import HashChain
 
 

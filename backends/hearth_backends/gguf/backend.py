@@ -17,15 +17,10 @@ from hearth_backends.base import (
     Capabilities,
     DeviceInfo,
     Hidden,
-    KVOp,
-    KVStore,
     Lease,
-    OpKind,
-    Placement,
     Progress,
     SamplingBatch,
     SamplingParams,
-    SequenceView,
     Stage,
     StageSpec,
     Support,
@@ -62,6 +57,7 @@ from hearth_backends.gguf.readout import HiddenReadout, LayerInputReadout, NodeR
 from hearth_backends.gguf.slice import has_sentinel, sliced_file
 from hearth_backends.gguf.stage import NAME, Embed, GgufStage, Parts
 from hearth_backends.kv.cells import CellStore
+from hearth_backends.kv.contract import KVOp, KVStore, OpKind, Placement, SequenceView
 from hearth_backends.kv.rows import RowStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.kv.states import StateStore

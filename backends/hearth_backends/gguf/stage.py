@@ -16,10 +16,7 @@ from hearth_backends.base import (
     Capabilities,
     Handle,
     Hidden,
-    KVOp,
     Lease,
-    OpKind,
-    Placement,
     Sampled,
     Stage,
     StageSpec,
@@ -36,6 +33,7 @@ from hearth_backends.gguf.context import BatchBuffers, Context
 from hearth_backends.gguf.llama import VERSION, Model, collected_errors
 from hearth_backends.gguf.readout import HiddenReadout
 from hearth_backends.gguf.states import SavedStates
+from hearth_backends.kv.contract import KVOp, OpKind, Placement
 from hearth_backends.kv.exported import StateTag, pack_state, unpack_state
 from hearth_backends.sampling import sample
 

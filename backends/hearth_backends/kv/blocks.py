@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
-from hearth_backends.base import BLOCK_TOKENS, Placement, SequenceView, Want
+from hearth_backends.kv.contract import BLOCK_TOKENS, Placement, SequenceView, Want
 from hearth_backends.kv.transactions import UNSEATED, Strand, TransactionalStore, next_mark
 
 NULL_BLOCK = 0

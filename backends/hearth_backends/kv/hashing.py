@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from hearth_backends.base import BLOCK_TOKENS
+from hearth_backends.kv.contract import BLOCK_TOKENS
 
 _DIGEST_BYTES = 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from hearth_backends.base import KVStore, Placement, Reservation, SequenceView, Want
+from hearth_backends.kv.contract import KVStore, Placement, Reservation, SequenceView, Want
 
 
 class JointStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from hearth_backends.base import SequenceView
+from hearth_backends.kv.contract import SequenceView
 from hearth_backends.kv.transactions import UNSEATED, Strand
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappush
 from itertools import islice
 
-from hearth_backends.base import BLOCK_TOKENS, KVOp, OpKind, Placement, SequenceView, Want
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVOp, OpKind, Placement, SequenceView, Want
 from hearth_backends.kv.pool import Pool, RowStrand
 from hearth_backends.kv.transactions import UNSEATED, TransactionalStore, next_mark
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
-from hearth_backends.base import BLOCK_TOKENS, KVOp, OpKind, Placement, SequenceView, Want
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVOp, OpKind, Placement, SequenceView, Want
 from hearth_backends.kv.transactions import UNSEATED, Strand, TransactionalStore, next_mark
 
 _SAVE_EVERY_TOKENS = 64

@@ -7,7 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from hearth_backends.base import BLOCK_TOKENS, KVOp, Placement, Reservation, SequenceView, Want
+from hearth_backends.kv.contract import (
+    BLOCK_TOKENS,
+    KVOp,
+    Placement,
+    Reservation,
+    SequenceView,
+    Want,
+)
 
 UNSEATED = -1
 """The row of a strand that has none yet."""

@@ -11,7 +11,6 @@ from hearth_backends.base import (
     Bytes,
     Capabilities,
     DeviceInfo,
-    KVStore,
     Lease,
     Progress,
     Stage,
@@ -20,6 +19,7 @@ from hearth_backends.base import (
 )
 from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import Unsupported
+from hearth_backends.kv.contract import KVStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.onnx import kinds, session
 from hearth_backends.onnx.encoder import encoder_support, estimate_encoder_bytes, load_onnx_encoder

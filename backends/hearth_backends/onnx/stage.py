@@ -17,15 +17,13 @@ from hearth_backends.base import (
     Capabilities,
     Handle,
     Hidden,
-    KVOp,
     Lease,
-    OpKind,
-    Placement,
     Sampled,
     Stage,
     StageSpec,
 )
 from hearth_backends.errors import BackendError, ForeignState, StepError, Unsupported
+from hearth_backends.kv.contract import KVOp, OpKind, Placement
 from hearth_backends.kv.exported import StateTag, pack_state, unpack_state
 from hearth_backends.onnx.runner import Runner
 from hearth_backends.onnx.slots import Slots

@@ -9,13 +9,11 @@ from pathlib import Path
 import psutil
 
 from hearth_backends.base import (
-    BLOCK_TOKENS,
     AdapterSpec,
     Backend,
     Bytes,
     Capabilities,
     DeviceInfo,
-    KVStore,
     Lease,
     Progress,
     Stage,
@@ -26,6 +24,7 @@ from hearth_backends.encoder import Encoder, EncoderSpec
 from hearth_backends.errors import ModelFileError
 from hearth_backends.kv.blocks import PagedStore
 from hearth_backends.kv.cells import CellStore
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.kv.states import StateStore
 from hearth_backends.sim.clock import SimClock

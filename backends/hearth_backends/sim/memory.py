@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hearth_backends.base import BLOCK_TOKENS, I32, KVOp, OpKind, Placement, StageSpec
+from hearth_backends.base import I32, StageSpec
 from hearth_backends.errors import BackendError, CapacityError
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVOp, OpKind, Placement
 from hearth_backends.sim.language import U64, placed
 from hearth_backends.sim.rows import Group, Ints
 

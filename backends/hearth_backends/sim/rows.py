@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.base import Batch, Capabilities, Placement, StageSpec
+from hearth_backends.base import Batch, Capabilities, StageSpec
 from hearth_backends.errors import BackendError
+from hearth_backends.kv.contract import Placement
 
 Ints = NDArray[np.int64]
 

@@ -15,7 +15,6 @@ from hearth_backends.base import (
     Handle,
     Hidden,
     Lease,
-    Placement,
     Sampled,
     Stage,
     StageSpec,
@@ -26,6 +25,7 @@ from hearth_backends.errors import (
     ForeignState,
     StepError,
 )
+from hearth_backends.kv.contract import Placement
 from hearth_backends.sampling import sample
 from hearth_backends.sim.clock import SimClock
 from hearth_backends.sim.faults import Faults

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hearth_backends.base import KVStore, LoadedModel, Sampled
+from hearth_backends.base import LoadedModel, Sampled
 from hearth_backends.errors import BackendError, CapacityError, StepError
+from hearth_backends.kv.contract import KVStore
 from hearth_backends.sampling import NO_TOKEN
 from hearthd import wire
 from hearthd.engine.batching import BatchBuilder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hearth_backends.base import Reservation
+from hearth_backends.kv.contract import Reservation
 from hearthd.engine.request import Recalled, Request, RequestState
 from hearthd.engine.selection import Selection
 from hearthd.engine.step import StepPlan

@@ -15,13 +15,13 @@ from hearth_backends.base import (
     Backend,
     Bytes,
     DeviceInfo,
-    KVStore,
     Lease,
     LoadedModel,
     Stage,
     StageSpec,
 )
 from hearth_backends.errors import Unsupported
+from hearth_backends.kv.contract import KVStore
 from hearth_backends.kv.joint import JointStore
 from hearthd import wire
 from hearthd.engine import tool_format

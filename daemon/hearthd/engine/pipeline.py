@@ -15,16 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from hearth_backends.base import (
-    Batch,
-    Capabilities,
-    Hidden,
-    Placement,
-    Reservation,
-    Sampled,
-    Stage,
-)
+from hearth_backends.base import Batch, Capabilities, Hidden, Sampled, Stage
 from hearth_backends.errors import BackendError, StepError
+from hearth_backends.kv.contract import Placement, Reservation
 
 _POLL_SECONDS = 0.0002  # between two looks at a device that has not finished
 

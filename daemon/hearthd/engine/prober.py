@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from hearth_backends.base import BLOCK_TOKENS, KVStore, SamplingParams
+from hearth_backends.base import SamplingParams
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore
 from hearth_backends.kv.hashing import HashChain
 from hearthd.engine.request import Limits, Request
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hearth_backends.base import BLOCK_TOKENS, Capabilities, KVStore, Want
+from hearth_backends.base import Capabilities
 from hearth_backends.errors import Unsupported
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore, Want
 from hearthd.engine import policy
 from hearthd.engine.adapter_turns import AdapterTurns
 from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts

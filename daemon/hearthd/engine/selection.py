@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hearth_backends.base import Want
+from hearth_backends.kv.contract import Want
 from hearthd.engine.request import Request
 
 

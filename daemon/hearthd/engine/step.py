@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hearth_backends.base import Reservation
+from hearth_backends.kv.contract import Reservation
 from hearthd.engine.request import Recalled, Request
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from hearthd.errors import DeadlineExceeded, HearthError, InvalidRequest
 from hearthd.telemetry.timeline import Outcome, RequestTimeline
 
 
-class Work:
+class Work(ABC):
     """Used as `async with`, by one task; leaving before the end cancels it."""
 
     __slots__ = (
@@ -43,9 +44,9 @@ class Work:
         return self.frame.rid
 
     @property
+    @abstractmethod
     def started(self) -> bool:
         """Whether the reader may have some of it: it cannot be given to another engine any more."""
-        raise NotImplementedError
 
     @property
     def running(self) -> bool:

@@ -13,11 +13,8 @@ from hearth_backends.base import (
     Backend,
     Batch,
     DeviceInfo,
-    KVOp,
     Lease,
     LoadedModel,
-    OpKind,
-    Placement,
     Sampled,
     SamplingBatch,
     SamplingParams,
@@ -25,6 +22,7 @@ from hearth_backends.base import (
     StageSpec,
 )
 from hearth_backends.errors import BackendError, Unsupported
+from hearth_backends.kv.contract import KVOp, OpKind, Placement
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.base import (
-    Batch,
-    Capabilities,
-    Reservation,
-    SamplingBatch,
-    SamplingParams,
-    SequenceView,
-)
+from hearth_backends.base import Batch, Capabilities, SamplingBatch, SamplingParams
+from hearth_backends.kv.contract import Reservation, SequenceView
 from hearthd.engine.grammar import ALL_ALLOWED
 from hearthd.engine.request import Request
 

@@ -12,8 +12,8 @@ import logging
 import time
 from collections.abc import Sequence
 
-from hearth_backends.base import KVStore, Reservation, Want
 from hearth_backends.errors import BackendError, CapacityError, StepError
+from hearth_backends.kv.contract import KVStore, Reservation, Want
 from hearthd.engine.costs import StepCosts
 from hearthd.engine.drafting.batches import Rows, batch_of, packs
 from hearthd.engine.pipeline import Pipeline

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from hearth_backends.base import Capabilities, KVStore, LoadedModel
+from hearth_backends.base import Capabilities, LoadedModel
 from hearth_backends.errors import Unsupported
+from hearth_backends.kv.contract import KVStore
 from hearthd import wire
 from hearthd.engine import policy
 from hearthd.engine.drafting.gate import DraftGate

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from hearth_backends.base import BLOCK_TOKENS
+from hearth_backends.kv.contract import BLOCK_TOKENS
 
 MAGIC = b"HPREFIX1"
 _LENGTH = struct.Struct("<I")

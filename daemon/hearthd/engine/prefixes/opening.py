@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from hearth_backends.base import BLOCK_TOKENS, KVStore, Stage
+from hearth_backends.base import Stage
 from hearth_backends.errors import Unsupported
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore
 from hearthd import wire
 from hearthd.engine.pipeline import Pipeline
 from hearthd.engine.prefixes.disk import PrefixDisk

@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hearth_backends.base import BLOCK_TOKENS, KVStore, Placement
 from hearth_backends.errors import BackendError, ForeignState, StepError
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore, Placement
 from hearthd.engine.prefixes.disk import PrefixDisk
 from hearthd.engine.prefixes.file import SavedPrefix
 from hearthd.engine.prefixes.index import PrefixIndex
