@@ -14,8 +14,9 @@ from quantized_checkpoints import FORMATS, make_pair
 from hearth_backends.base import F32, LoadedModel
 from hearth_backends.onnx import quantize
 from hearth_backends.onnx.kinds import kind_of
-from hearth_backends.onnx.recipe import head_matrix, layer_recipe
+from hearth_backends.onnx.recipe import layer_recipe
 from hearth_backends.weights.checkpoint import Checkpoint
+from hearth_backends.weights.recipe import head_matrix
 
 pytest.importorskip("onnxruntime")
 

@@ -19,14 +19,9 @@ from onnx import TensorProto
 from hearth_backends.base import F32, StageSpec
 from hearth_backends.onnx.graph import MICROSOFT, Graph, Weight
 from hearth_backends.onnx.kinds import Linear, Value, emit_vector, kind_of, make_linear, settled
-from hearth_backends.onnx.matrix import Matrix
-from hearth_backends.onnx.recipe import (
-    LayerRecipe,
-    final_norm,
-    head_matrix,
-    layer_recipe,
-    padded_head_dim,
-)
+from hearth_backends.onnx.recipe import layer_recipe, padded_head_dim
+from hearth_backends.weights.matrix import Matrix
+from hearth_backends.weights.recipe import LayerRecipe, final_norm, head_matrix
 from hearth_backends.weights.rope import RopeTable
 from hearth_backends.weights.spec import ModelSpec
 from hearth_backends.weights.variant import Variant

@@ -12,7 +12,7 @@ from hearth_backends.base import Support
 from hearth_backends.errors import Unsupported
 from hearth_backends.onnx import quantize
 from hearth_backends.onnx.graph import MICROSOFT, Arrays, Graph, Weight
-from hearth_backends.onnx.matrix import Matrix
+from hearth_backends.weights.matrix import Matrix
 from hearth_backends.weights.reader import TensorReader
 from hearth_backends.weights.spec import ModelSpec
 

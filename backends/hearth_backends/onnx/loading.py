@@ -15,12 +15,13 @@ from hearth_backends.onnx import calibration, session
 from hearth_backends.onnx.decoder import build_decoder
 from hearth_backends.onnx.memory import packed_bytes
 from hearth_backends.onnx.packing import default_folder, pack
-from hearth_backends.onnx.recipe import head_matrix, padded_head_dim
+from hearth_backends.onnx.recipe import padded_head_dim
 from hearth_backends.onnx.runner import Runner, Widths
 from hearth_backends.onnx.slots import Slots
 from hearth_backends.onnx.stage import Embed, Parts
 from hearth_backends.weights.opening import open_reader
 from hearth_backends.weights.reader import TensorReader
+from hearth_backends.weights.recipe import head_matrix
 from hearth_backends.weights.spec import ModelSpec
 
 BYTES_PER_THREAD = 8 << 20

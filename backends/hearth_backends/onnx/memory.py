@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from hearth_backends.base import Bytes, StageSpec
 from hearth_backends.onnx.kinds import kind_of
-from hearth_backends.onnx.matrix import Matrix
 from hearth_backends.onnx.packing import SMALL_BYTES
-from hearth_backends.onnx.recipe import head_matrix, layer_recipe, padded_head_dim
+from hearth_backends.onnx.recipe import layer_recipe, padded_head_dim
 from hearth_backends.onnx.stage import CHUNK_ROWS
+from hearth_backends.weights.matrix import Matrix
+from hearth_backends.weights.recipe import head_matrix
 from hearth_backends.weights.spec import ModelSpec
 
 WANTED_ROWS = 64

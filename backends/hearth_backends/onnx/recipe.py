@@ -1,38 +1,16 @@
-"""Recipe: which matrices, norms and numbers the layers of a model are emitted from; pure."""
+"""Recipe: which decoders graphs can be built for, and heads as ONNX Runtime takes them; pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hearth_backends.base import Support
-from hearth_backends.onnx.matrix import Heads, Matrix, Part
+from hearth_backends.weights import recipe
 from hearth_backends.weights.gguf_names import CANONICAL
+from hearth_backends.weights.recipe import LayerRecipe, has_tensor, unknown_tensors
 from hearth_backends.weights.spec import ModelSpec
 
 HEAD_STEP = 16
 """ONNX Runtime's attention takes heads of multiples of this."""
 
-_LAYER_TENSORS = frozenset(
-    {
-        "input_layernorm.weight",
-        "self_attn.q_proj.weight", "self_attn.q_proj.bias",
-        "self_attn.k_proj.weight", "self_attn.k_proj.bias",
-        "self_attn.v_proj.weight", "self_attn.v_proj.bias",
-        "self_attn.qkv_proj.weight",
-        "self_attn.q_norm.weight", "self_attn.k_norm.weight",
-        "self_attn.o_proj.weight", "self_attn.o_proj.bias",
-        "post_attention_layernorm.weight",
-        "pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight",
-        "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.gate_up_proj.weight",
-        "mlp.down_proj.weight",
-    }
-)  # fmt: skip
-_OUTER_TENSORS = frozenset(
-    {
-        "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
-        "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight",
-    }
-)  # fmt: skip
 _SCALINGS = frozenset({"none", "linear", "yarn", "llama3", "longrope"})
 
 
@@ -45,7 +23,7 @@ def model_support(model: ModelSpec) -> Support:
             False,
             f"it builds graphs for {', '.join(sorted(CANONICAL))}, not for {model.architecture}",
         )
-    unknown = _unknown_tensors(model)
+    unknown = unknown_tensors(model)
     if unknown:
         return Support(
             False, f"it does not know what these tensors are for: {', '.join(unknown[:5])}"
@@ -56,44 +34,9 @@ def model_support(model: ModelSpec) -> Support:
         return Support(
             False, f"it cannot rotate {model.rope.n_dims} of {model.head_dim} dimensions"
         )
-    if _has(model, "self_attn.q_norm.weight") and model.head_dim % HEAD_STEP:
+    if has_tensor(model, "self_attn.q_norm.weight") and model.head_dim % HEAD_STEP:
         return Support(False, f"it cannot fill up normed heads of {model.head_dim} dimensions")
     return Support(True)
-
-
-def _unknown_tensors(model: ModelSpec) -> list[str]:
-    """Tensors that the graphs would leave out."""
-    unknown = []
-    for tensor in model.tensors.values():
-        if tensor.layer is None:
-            if tensor.name not in _OUTER_TENSORS:
-                unknown.append(tensor.name)
-        elif tensor.name.removeprefix(f"model.layers.{tensor.layer}.") not in _LAYER_TENSORS:
-            unknown.append(tensor.name)
-    return unknown
-
-
-def _has(model: ModelSpec, suffix: str, layer: int = 0) -> bool:
-    return f"model.layers.{layer}.{suffix}" in model.tensors
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRecipe:
-    """The weights of one layer."""
-
-    input_norm: Matrix
-    qkv: Matrix
-    qkv_bias: Matrix | None
-    q_norm: Matrix | None
-    k_norm: Matrix | None
-    output: Matrix
-    output_bias: Matrix | None
-    post_attention_norm: Matrix | None  # of what attention gives, before it is added (Gemma 2, 3)
-    mlp_norm: Matrix
-    gate: Matrix
-    up: Matrix
-    down: Matrix
-    post_mlp_norm: Matrix | None
 
 
 def padded_head_dim(model: ModelSpec) -> int:
@@ -103,97 +46,4 @@ def padded_head_dim(model: ModelSpec) -> int:
 
 def layer_recipe(model: ModelSpec, layer: int) -> LayerRecipe:
     """What layer `layer` is emitted from."""
-    at = f"model.layers.{layer}."
-    sandwiched = _has(model, "pre_feedforward_layernorm.weight", layer)
-    gate, up = _gate_and_up(model, at)
-    return LayerRecipe(
-        input_norm=_vector(model, at + "input_layernorm.weight"),
-        qkv=_qkv(model, at),
-        qkv_bias=_qkv_bias(model, at),
-        q_norm=_vector_or_none(model, at + "self_attn.q_norm.weight"),
-        k_norm=_vector_or_none(model, at + "self_attn.k_norm.weight"),
-        output=_output(model, at),
-        output_bias=_vector_or_none(model, at + "self_attn.o_proj.bias"),
-        post_attention_norm=(
-            _vector(model, at + "post_attention_layernorm.weight") if sandwiched else None
-        ),
-        mlp_norm=_vector(
-            model,
-            at + ("pre_feedforward" if sandwiched else "post_attention") + "_layernorm.weight",
-        ),
-        gate=gate,
-        up=up,
-        down=_whole(model, at + "mlp.down_proj.weight"),
-        post_mlp_norm=(
-            _vector(model, at + "post_feedforward_layernorm.weight") if sandwiched else None
-        ),
-    )
-
-
-def final_norm(model: ModelSpec) -> Matrix:
-    """The weights of the norm before the head."""
-    return _vector(model, "model.norm.weight")
-
-
-def head_matrix(model: ModelSpec) -> Matrix:
-    """The output matrix; the embedding where the model has no other."""
-    tied = "lm_head.weight" not in model.tensors
-    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    n_rows, n_in = model.tensors[name].shape
-    return Matrix("head", (Part(name, n_rows),), n_in)
-
-
-def _qkv(model: ModelSpec, at: str) -> Matrix:
-    return Matrix(at + "qkv", _qkv_parts(model, at, "weight"), model.d_model)
-
-
-def _qkv_bias(model: ModelSpec, at: str) -> Matrix | None:
-    if at + "self_attn.q_proj.bias" not in model.tensors:
-        return None
-    return Matrix(at + "qkv.bias", _qkv_parts(model, at, "bias"), 1)
-
-
-def _qkv_parts(model: ModelSpec, at: str, kind: str) -> tuple[Part, ...]:
-    fused = f"{at}self_attn.qkv_proj.{kind}"
-    parts = []
-    first = 0
-    for letter, n_heads in (("q", model.n_heads), ("k", model.n_kv_heads), ("v", model.n_kv_heads)):
-        n_rows = n_heads * model.head_dim
-        heads = Heads(n_heads, model.head_dim, padded_head_dim(model), rotated=letter != "v")
-        if fused in model.tensors:
-            parts.append(Part(fused, n_rows, first, heads))
-            first += n_rows
-        else:
-            parts.append(Part(f"{at}self_attn.{letter}_proj.{kind}", n_rows, 0, heads))
-    return tuple(parts)
-
-
-def _output(model: ModelSpec, at: str) -> Matrix:
-    name = at + "self_attn.o_proj.weight"
-    heads = Heads(model.n_heads, model.head_dim, padded_head_dim(model))
-    n_in = model.n_heads * model.head_dim
-    return Matrix(name, (Part(name, model.d_model),), n_in, heads)
-
-
-def _gate_and_up(model: ModelSpec, at: str) -> tuple[Matrix, Matrix]:
-    fused = at + "mlp.gate_up_proj.weight"
-    if fused not in model.tensors:
-        return _whole(model, at + "mlp.gate_proj.weight"), _whole(model, at + "mlp.up_proj.weight")
-    n = model.tensors[fused].shape[0] // 2
-    return (
-        Matrix(at + "gate", (Part(fused, n),), model.d_model),
-        Matrix(at + "up", (Part(fused, n, n),), model.d_model),
-    )
-
-
-def _whole(model: ModelSpec, name: str) -> Matrix:
-    n_rows, n_in = model.tensors[name].shape
-    return Matrix(name, (Part(name, n_rows),), n_in)
-
-
-def _vector(model: ModelSpec, name: str) -> Matrix:
-    return Matrix(name, (Part(name, model.tensors[name].shape[0]),), 1)
-
-
-def _vector_or_none(model: ModelSpec, name: str) -> Matrix | None:
-    return _vector(model, name) if name in model.tensors else None
+    return recipe.layer_recipe(model, layer, padded_head_dim(model))

@@ -1,4 +1,4 @@
-"""Matrix: one weight of the graph, put together from the model's tensors."""
+"""Matrix: one weight of a decoder, put together from the model's tensors."""
 
 from __future__ import annotations
 
