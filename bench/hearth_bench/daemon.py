@@ -23,13 +23,17 @@ class Daemon:
 def plan_daemon(
     folder: Path, model: str | None, settings: list[str], command: str | None = None
 ) -> Daemon:
-    """hearthd's command line; `model` is NAME=PATH, or None for the built-in one."""
+    """hearthd's command line; `model` is NAME=PATH, or None for the built-in one.
+
+    Devices are not tested meanwhile, unless `settings` says so.
+    """
     port = free_port()
     parts = [
         command or f"{sys.executable} -m hearthd",
         f"--listen 127.0.0.1:{port}",
         f"--socket {folder / 'hearthd.sock'}",
         f"--state {folder / 'state'}",
+        "--set hardware.checkup=false",
     ]
     if model is not None:
         parts.append(f"--model {model}")
