@@ -292,6 +292,10 @@ class Backend(ABC):
         """Of what it computes with: with another one, a device is tested and measured anew."""
         return ""
 
+    def weight_kinds(self) -> tuple[str, ...]:
+        """What a StageSpec's `weight_kind` may be, "file" first."""
+        return ("file",)
+
     @abstractmethod
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Yes, or no with the reason in words."""

@@ -29,6 +29,7 @@ words:
   config check     say whether the configuration can be used
   selftest         test each device with each backend, the daemon up or down; exit status 1: one failed
   calibrate        the same, and measure those that passed
+  quantize         write a model in fewer bits, and compare (hearthd quantize --help)
   version          print the version
 
 Without a model in the configuration or on the command line, the built-in "canary" is served.
@@ -39,8 +40,13 @@ Without a model in the configuration or on the command line, the built-in "canar
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what argv says; returns the exit status: 0, 1 (it failed), 2 (argv or configuration)."""
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["quantize"]:  # which has arguments of its own, and no configuration
+        from hearthd import quantize
+
+        return quantize.main(given[1:])
     parser = _parser()
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(given)
     words = tuple(arguments.word)
     if words == ("version",):
         sys.stdout.write(f"hearthd {__version__}\n")

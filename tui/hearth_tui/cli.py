@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": "talk with a model",
     "devices": "list what the box can run models on",
     "models": "list the models of the box",
+    "quantize": "write a model in fewer bits, and say how far that is from it",
     "selftest": "test the devices of this machine",
     "status": "say how the box is doing",
 }

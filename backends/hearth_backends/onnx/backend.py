@@ -73,6 +73,10 @@ class OnnxBackend(Backend):
         """Of ONNX Runtime."""
         return f"onnxruntime {session.VERSION}"
 
+    def weight_kinds(self) -> tuple[str, ...]:
+        """Those of `kinds`."""
+        return kinds.KINDS
+
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Whether a graph can be built for the model, and the device is one that was tried."""
         if device.kind != "cpu":

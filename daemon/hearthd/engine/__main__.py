@@ -1,4 +1,4 @@
-"""`python -m hearthd.engine --fd N | --probe [MODEL ...] | --selftest … | --calibrate …`: the engine process's argv."""
+"""`python -m hearthd.engine --fd N | --probe [MODEL ...] | --selftest … | --calibrate … | --quantize …`: the engine's argv."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def main() -> int:
         action.add_argument(
             f"--{word}", nargs=2, metavar=("BACKEND", "DEVICE"), help=f"print what it {does}"
         )
+    action.add_argument("--quantize", metavar="JSON", help="what hearthd.quantization orders")
     parser.add_argument("--threads", type=int, default=1, help="of a test")
     parser.add_argument("--folder", help="whose disk is measured")
     parser.add_argument("--log-level", default="INFO")
@@ -36,6 +37,12 @@ def main() -> int:
         return 0
     if arguments.selftest is not None or arguments.calibrate is not None:
         return _check_up(arguments)
+    if arguments.quantize is not None:
+        _log_to_stderr("WARNING")
+        _die_with_parent(signal.SIGTERM)  # which is a while to clean up
+        from hearthd.engine.quantizing.job import run
+
+        return run(arguments.quantize)
     _log_to_stderr(arguments.log_level)
     _die_with_parent()
     from hearthd.engine.worker import serve
@@ -63,9 +70,9 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     """End with hearthd, however it ends; leave Ctrl-C and `systemctl stop` to it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

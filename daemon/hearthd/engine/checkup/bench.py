@@ -12,6 +12,7 @@ from hearth_backends import registry
 from hearth_backends.base import (
     Backend,
     Batch,
+    Bytes,
     DeviceInfo,
     Lease,
     LoadedModel,
@@ -39,9 +40,10 @@ class Rows:
 class Bench:
     """Made with `opened`."""
 
-    def __init__(self, stage: Stage, model: LoadedModel, device: DeviceInfo) -> None:
+    def __init__(self, stage: Stage, model: LoadedModel, device: DeviceInfo, need: Bytes) -> None:
         self.model = model
         self.device = device
+        self.need = need  # as estimated
         self._stage = stage
 
     def step(self, *rows: Rows, n_best: int = 1) -> Sampled:
@@ -75,6 +77,7 @@ def opened(
     n_rows: int = 512,
     n_ctx: int = 1024,
     kv_dtype: str = "f32",
+    weight_kind: str = "file",
 ) -> Iterator[Bench]:
     """Load the whole of a model; raises Unsupported with the reason, and what `Backend.load` raises."""
     backend = registry.backend(backend_name)
@@ -93,13 +96,14 @@ def opened(
         n_rows=n_rows,
         kv_tokens=n_seq * n_ctx,
         kv_dtype=kv_dtype,
-        weight_kind="file",
+        weight_kind=weight_kind,
         threads=threads,
     )
-    lease = Lease(0, device.name, backend.estimate(model.spec, spec, device))
+    need = backend.estimate(model.spec, spec, device)
+    lease = Lease(0, device.name, need)
     stage = backend.load(model.spec, spec, (device,), (lease,), lambda _fraction: None)
     with closing(stage):
-        yield Bench(stage, model, device)
+        yield Bench(stage, model, device, need)
 
 
 def find_device(backend: Backend, name: str) -> DeviceInfo:

@@ -1,0 +1,1 @@
+"""Quantizing: the engine's side of `hearthd quantize`."""
