@@ -13,6 +13,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hearthd.access.keyring import Keyring
+from hearthd.access.register import Register
 from hearthd.api import connection, keys, routes
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
@@ -28,7 +30,6 @@ from hearthd.listeners import BACKLOG, Listeners
 from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
 from hearthd.serving.prefix_folders import PrefixFolders
-from hearthd.serving.principal import Keyring
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
 from hearthd.serving.supervisor import Supervisor, SupervisorOptions
@@ -84,12 +85,16 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     app[keys.METRICS] = metrics
     app[keys.DEVICES] = devices
     app[keys.CHECKUP] = checkup
-    app[keys.CACHE] = _cache(config, serving, metrics)
-    app[keys.KEYRING] = Keyring(config.keys)
+    keyring = Keyring(config.keys)
+    app[keys.CACHE] = _cache(config, serving, metrics, keyring)
+    app[keys.KEYRING] = keyring
+    app[keys.REGISTER] = Register(Path(config.state), keyring, models=config.models)
+    app[keys.GATE] = keys.Gate()
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
     routes.setup(app)
+    app.cleanup_ctx.append(_keys)
     app.cleanup_ctx.append(_watching(config, devices))
     app.cleanup_ctx.append(_checking(config))
     app.cleanup_ctx.append(_engines(config))
@@ -230,7 +235,14 @@ def _engines(config: Config) -> Callable[[web.Application], AsyncIterator[None]]
     return engines
 
 
-def _cache(config: Config, serving: Serving, metrics: Metrics) -> ResponseCache:
+async def _keys(app: web.Application) -> AsyncIterator[None]:
+    """What keys open is known before the first request."""
+    await app[keys.REGISTER].open()
+    yield
+    await app[keys.REGISTER].close()
+
+
+def _cache(config: Config, serving: Serving, metrics: Metrics, keyring: Keyring) -> ResponseCache:
     if not config.cache.enabled:
         return ResponseCache.off(serving)
     counts = Counts()
@@ -243,7 +255,7 @@ def _cache(config: Config, serving: Serving, metrics: Metrics) -> ResponseCache:
     )
     metrics.add(CacheCollector(counts, lambda: exact.top))
     models = {name: model.cache for name, model in config.models.items()}
-    return ResponseCache(serving, Policy(config.cache, models, config.keys), exact, counts)
+    return ResponseCache(serving, Policy(config.cache, models, keyring.configs), exact, counts)
 
 
 async def _answers(app: web.Application) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ HearthError                      status  code
 ├── AlreadyRunning               -       already_running    (exit code 1, before anything listens)
 ├── InvalidRequest               400     invalid_value, or the code it is given
 │   └── ContextLengthExceeded    400     context_length_exceeded
-├── Unauthorized                 401     invalid_api_key, missing_api_key
+├── Unauthorized                 401     invalid_api_key, or the code it is given
 ├── Forbidden                    403     forbidden, or the code it is given
 ├── NotFound                     404     not_found
 │   └── ModelNotFound            404     model_not_found
@@ -15,6 +15,7 @@ HearthError                      status  code
 ├── Overloaded                   429     queue_full         (Retry-After)
 ├── ConcurrencyLimited           429     concurrency_limit  (Retry-After)
 ├── RateLimited                  429     rate_limit_exceeded (Retry-After)
+├── TooManyWrongKeys             429     too_many_wrong_keys (Retry-After)
 ├── EngineFailed                 500     engine_failed
 ├── InsufficientMemory           503     insufficient_memory
 ├── ModelLoading                 503     model_loading      (Retry-After)
@@ -159,6 +160,14 @@ class RateLimited(HearthError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class TooManyWrongKeys(HearthError):
+    """Many wrong keys came from this address; the next is looked at in `retry_after_seconds`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_wrong_keys"
 
 
 class EngineFailed(HearthError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hearthd import __version__, log
-from hearthd.config import Config, Flags, Loaded, explain, load
+from hearthd.config import Config, Flags, Loaded, check_openness, explain, load
 from hearthd.errors import ConfigError, HearthError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _run(loaded: Loaded) -> int:
 
     config = loaded.config
     log.set_up(config.log.level, config.log.format)
+    _check_openness(loaded)
     with (
         StateDirectory.hold(Path(config.state)) as state,
         listen(config.listen, Path(config.socket)) as listeners,
@@ -110,7 +111,14 @@ def _explain(loaded: Loaded) -> int:
     return 0
 
 
+def _check_openness(loaded: Loaded) -> None:
+    from hearthd.access.stored import count
+
+    check_openness(loaded.config, loaded.values, count(Path(loaded.config.state)))
+
+
 def _check(loaded: Loaded) -> int:
+    _check_openness(loaded)
     sys.stdout.write(f"the configuration is good; models: {_names(loaded.config)}\n")
     return 0
 

@@ -11,13 +11,15 @@ import pytest
 from api_server import ApiServer
 from fake_serving import FakeServing, model_status
 
-from hearthd.api.authentication import is_loopback_peer, principal_of
+from hearthd.access.keyring import Keyring
+from hearthd.access.peer import is_loopback, peer_of
+from hearthd.api.authentication import key_of
 from hearthd.api.keys import ApiOptions
 from hearthd.api.rate_headers import duration, rate_headers
 from hearthd.api.terms import class_of, seconds_until
 from hearthd.config import KeyConfig, KeyLimitsConfig
 from hearthd.errors import Forbidden, InvalidRequest, Unauthorized
-from hearthd.serving.principal import LOCAL, Keyring, Principal
+from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.quota import Standing
 
 BODY = {"model": "canary", "prompt": "x"}
@@ -54,8 +56,9 @@ async def http(serving: FakeServing) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def test_each_key_is_known_by_its_hash_alone() -> None:
-    ann = KEYRING.find("secret-a")
-    assert ann is not None
+    held = KEYRING.find("secret-a")
+    assert held is not None
+    ann = held.principal
     assert (ann.name, ann.klass, ann.default_class, ann.weight) == ("ann", "interactive", "interactive", 3.0)  # fmt: skip
     assert KEYRING.find("secret-A") is None
     assert KEYRING.find("\udcff") is None
@@ -112,10 +115,10 @@ async def test_without_any_keys_what_clients_send_means_nothing(serving: FakeSer
 
 def test_other_machines_need_a_key() -> None:
     with pytest.raises(Unauthorized, match="needs a key"):
-        principal_of(None, KEYRING, trusted=False)
+        key_of(None, KEYRING, None)
     with pytest.raises(Unauthorized, match="there are no keys"):
-        principal_of("Bearer x", Keyring(), trusted=False)
-    assert principal_of("bearer  secret-b ", KEYRING, trusted=False).name == "bob"
+        key_of("Bearer x", Keyring(), None)
+    assert key_of("bearer  secret-b ", KEYRING, None) == "secret-b"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,8 @@ def test_other_machines_need_a_key() -> None:
     ],
 )
 def test_addresses_of_this_machine(peer: object, local: bool) -> None:
-    assert is_loopback_peer(peer) is local
+    found = peer_of(None, peer)
+    assert (found is not None and is_loopback(str(found))) is local
 
 
 async def test_a_key_sees_and_uses_its_models_only(

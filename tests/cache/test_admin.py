@@ -13,7 +13,7 @@ from cached import Cached
 from cached_http import CHAT, key, post
 from fake_serving import FakeServing, spell
 
-from hearthd.serving.principal import Keyring
+from hearthd.access.keyring import Keyring
 
 ANN = {"Authorization": "Bearer ann"}
 BOB = {"Authorization": "Bearer bob"}

@@ -16,8 +16,8 @@ from cached import Cached
 from cached_http import CHAT, key, post
 from fake_serving import FakeServing, spell
 
+from hearthd.access.keyring import Keyring
 from hearthd.cache.counts import CacheCollector
-from hearthd.serving.principal import Keyring
 from hearthd.telemetry.metrics import Metrics
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

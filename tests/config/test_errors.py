@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hearthd.config import Flags, load
+from hearthd.config import Flags, check_openness, load
 from hearthd.errors import ConfigError
 
 HASH = "0aF" * 21 + "0"
@@ -99,15 +99,20 @@ def test_models_of_the_command_line(model: str) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0:4327", "192.168.1.5:1", "[::]:1", "box.example:80"])
 def test_an_address_of_the_network_is_refused_unless_told(address: str) -> None:
-    assert "insecure = true" in refusal(listen=address)
+    loaded = load(Flags(listen=address), {"HOME": "/h"}, 1000)
+    with pytest.raises(ConfigError, match=r"--listen: listen = .* insecure = true"):
+        check_openness(loaded.config, loaded.values, 0)
+    check_openness(loaded.config, loaded.values, 1)  # a key that was given out
     settings = ["insecure=true"]
-    assert load(Flags(listen=address, settings=settings), {"HOME": "/h"}, 1000).config.insecure
+    open_to_all = load(Flags(listen=address, settings=settings), {"HOME": "/h"}, 1000)
+    check_openness(open_to_all.config, open_to_all.values, 0)
 
 
 def test_an_address_of_the_network_is_allowed_with_keys() -> None:
     settings = [f"keys.a.hash=sha256:{HASH}", "keys.a.class=interactive"]
-    config = load(Flags(listen="0.0.0.0:1", settings=settings), {"HOME": "/h"}, 1000).config
-    assert config.keys["a"].klass == "interactive"
+    loaded = load(Flags(listen="0.0.0.0:1", settings=settings), {"HOME": "/h"}, 1000)
+    check_openness(loaded.config, loaded.values, 0)
+    assert loaded.config.keys["a"].klass == "interactive"
 
 
 def test_one_key_cannot_have_two_names() -> None:
@@ -117,7 +122,9 @@ def test_one_key_cannot_have_two_names() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:4327", "[::1]:65535", "127.9.9.9:1"])
 def test_loopback_needs_nothing(address: str) -> None:
-    assert load(Flags(listen=address), {"HOME": "/h"}, 1000).config.listen == address
+    loaded = load(Flags(listen=address), {"HOME": "/h"}, 1000)
+    check_openness(loaded.config, loaded.values, 0)
+    assert loaded.config.listen == address
 
 
 def test_one_name_cannot_stand_for_two_models() -> None:

@@ -13,13 +13,26 @@ import httpx2
 from aiohttp import web
 from openai import AsyncOpenAI
 
+from hearthd.access.keyring import Keyring
+from hearthd.access.register import Register
 from hearthd.api import routes
 from hearthd.api.connection import listen
-from hearthd.api.keys import CACHE, CHECKUP, DEVICES, KEYRING, METRICS, OPTIONS, SERVING, ApiOptions
+from hearthd.api.keys import (
+    CACHE,
+    CHECKUP,
+    DEVICES,
+    GATE,
+    KEYRING,
+    METRICS,
+    OPTIONS,
+    REGISTER,
+    SERVING,
+    ApiOptions,
+    Gate,
+)
 from hearthd.cache.service import ResponseCache
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
-from hearthd.serving.principal import Keyring
 from hearthd.serving.service import Serving
 from hearthd.telemetry.metrics import Metrics
 
@@ -37,7 +50,10 @@ class ApiServer:
         keyring: Keyring | None = None,
         cache: ResponseCache | None = None,
         devices: DeviceMonitor | None = None,
+        register: Register | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        """`register`: has a keyring of its own, which counts; without one, no key can be given out."""
         self.metrics = metrics or Metrics()
         self.url = ""
         self._socket = socket
@@ -46,7 +62,10 @@ class ApiServer:
         self._app[SERVING] = serving
         self._app[METRICS] = self.metrics
         self._app[CACHE] = cache or ResponseCache.off(serving)
-        self._app[KEYRING] = keyring or Keyring()
+        self.register = register or Register(Path("/nowhere"), keyring or Keyring())
+        self._app[REGISTER] = self.register
+        self._app[KEYRING] = self.register.keyring
+        self._app[GATE] = gate or Gate()
         self._app[OPTIONS] = self._options
         if devices is not None:
             self._app[DEVICES] = devices

@@ -65,6 +65,7 @@ class FakeBox:
         self.requests: list[dict[str, Any]] = []
         self.key: str | None = None  # that every request must have
         self.authorizations: list[str | None] = []  # of all requests
+        self.answers: dict[str, tuple[int, object]] = {}  # "METHOD PATH": status and JSON
         self.n_answering = 0  # chats under way
         self.streaming = threading.Event()  # a first piece was sent
         self.cancelled = threading.Event()  # a client went before its answer was whole
@@ -77,6 +78,7 @@ class FakeBox:
         app.router.add_get("/api/v1/devices", self._devices)
         app.router.add_get("/version", self._version)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_route("*", "/{rest:.*}", self._scripted)
         return app
 
     @web.middleware
@@ -100,6 +102,14 @@ class FakeBox:
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "0.1.0"})
+
+    async def _scripted(self, request: web.Request) -> web.Response:
+        if request.can_read_body:
+            self.requests.append(await request.json())
+        answer = self.answers.get(f"{request.method} {request.rel_url.raw_path}")
+        if answer is None:
+            raise web.HTTPNotFound
+        return web.json_response(answer[1], status=answer[0])
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

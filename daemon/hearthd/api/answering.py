@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from hearthd import wire
+from hearthd.api.access import leashed
 from hearthd.api.deltas import merge
 from hearthd.api.envelope import REQUEST_ID, as_hearth_error
 from hearthd.api.fanout import Fanout
@@ -124,13 +125,8 @@ class Answer:
             EventStream(self._request, keep_alive_seconds=keep_alive_seconds) as events,
         ):
             try:
-                if found.result == "HIT":
-                    await self._replay(found, events, include_usage=include_usage)
-                elif found.source is not None:
-                    await self._send_steps(found, found.source, events)
-                    if include_usage:
-                        await events.send([self._reply.last_chunk(self._usage.total())])
-                    await events.done()
+                async with leashed(self._request, self._requests[0].principal):
+                    await self._send(found, events, include_usage=include_usage)
             except ConnectionResetError:
                 log.debug("the client has gone")
             except Exception as error:
@@ -155,6 +151,15 @@ class Answer:
         return request.app[CACHE].answer(
             asked, lambda: Fanout(request.app[SERVING], self._requests)
         )
+
+    async def _send(self, found: Found, events: EventStream, *, include_usage: bool) -> None:
+        if found.result == "HIT":
+            await self._replay(found, events, include_usage=include_usage)
+        elif found.source is not None:
+            await self._send_steps(found, found.source, events)
+            if include_usage:
+                await events.send([self._reply.last_chunk(self._usage.total())])
+            await events.done()
 
     async def _send_steps(self, found: Found, source: Source, events: EventStream) -> None:
         begun = False

@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from hearthd import __version__, log
-from hearthd.api.authentication import PRINCIPAL, authenticate
+from hearthd.api.access import admit, record
+from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.compression import compressed
 from hearthd.api.envelope import REQUEST_ID, error_response
 from hearthd.api.keys import METRICS, SERVING
@@ -49,14 +50,15 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await compressed(request, await _answer(request, handler))
         status = response.status
     finally:
+        record(request, status)
         request.app[METRICS].count_http(_route_of(request), _method_of(request), status)
     return response
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        authenticate(request)
-        return await handler(request)
+        async with admit(request):
+            return await handler(request)
     except asyncio.CancelledError:
         raise
     except Exception as error:

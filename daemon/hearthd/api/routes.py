@@ -1,12 +1,18 @@
-"""The route table: every address that hearthd answers, on one screen."""
+"""The route table: every address that hearthd answers, and the right that each needs, on one screen."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Final
 
 from aiohttp import web
 
 from hearthd.api import (
+    access,
     cached_answers,
     devices,
+    key_management,
     middleware,
     openai_chat,
     openai_completions,
@@ -16,31 +22,49 @@ from hearthd.api import (
     system,
     tokenize,
 )
+from hearthd.serving.principal import Right
 
-ROUTES = (
-    web.get("/v1/models", openai_models.list_models),
-    web.get("/v1/models/{name:.+}", openai_models.get_model),
-    web.post("/v1/completions", openai_completions.completions),
-    web.post("/v1/chat/completions", openai_chat.chat_completions),
-    web.post("/v1/embeddings", openai_embeddings.embeddings),
-    web.post("/v1/rerank", rerank.rerank),
-    web.post("/v2/rerank", rerank.rerank_v2),
-    web.post("/rerank", rerank.rerank),  # what other servers call it
-    web.post("/tokenize", tokenize.tokenize),
-    web.post("/detokenize", tokenize.detokenize),
-    web.get("/api/v1/devices", devices.list_devices),
-    web.get("/api/v1/cache", cached_answers.summary),
-    web.get("/api/v1/cache/answers", cached_answers.list_answers),
-    web.delete("/api/v1/cache/answers", cached_answers.drop_answers),
-    web.get("/api/v1/cache/export", cached_answers.export_answers),
-    web.post("/api/v1/cache/import", cached_answers.import_answers),
-    web.post("/api/v1/cache/audit", cached_answers.audit),
-    web.get("/livez", system.livez),
-    web.get("/readyz", system.readyz),
-    web.get("/health", system.readyz),  # what other servers call it
-    web.get("/metrics", system.metrics),
-    web.get("/version", system.version),
-)
+ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
+    "open": (  # what starts and watches the daemon has no key
+        web.get("/livez", system.livez),
+        web.get("/readyz", system.readyz),
+        web.get("/health", system.readyz),  # what other servers call it
+    ),
+    "read": (
+        web.get("/v1/models", openai_models.list_models),
+        web.get("/v1/models/{name:.+}", openai_models.get_model),
+        web.get("/api/v1/devices", devices.list_devices),
+        web.get("/api/v1/cache", cached_answers.summary),
+        web.get("/api/v1/cache/answers", cached_answers.list_answers),
+        web.get("/metrics", system.metrics),
+        web.get("/version", system.version),
+    ),
+    "watch": (
+        web.get("/api/v1/keys", key_management.list_keys),
+        web.get("/api/v1/audit", key_management.list_actions),
+    ),
+    "use": (
+        web.post("/v1/completions", openai_completions.completions),
+        web.post("/v1/chat/completions", openai_chat.chat_completions),
+        web.post("/v1/embeddings", openai_embeddings.embeddings),
+        web.post("/v1/rerank", rerank.rerank),
+        web.post("/v2/rerank", rerank.rerank_v2),
+        web.post("/rerank", rerank.rerank),  # what other servers call it
+        web.post("/tokenize", tokenize.tokenize),
+        web.post("/detokenize", tokenize.detokenize),
+        web.delete("/api/v1/cache/answers", cached_answers.drop_answers),  # a key: its own
+    ),
+    "batch": (),
+    "admin": (
+        web.get("/api/v1/cache/export", cached_answers.export_answers),
+        web.post("/api/v1/cache/import", cached_answers.import_answers),
+        web.post("/api/v1/cache/audit", cached_answers.audit),
+        web.post("/api/v1/keys", key_management.add_key),
+        web.delete("/api/v1/keys/{name}", key_management.revoke_key),
+    ),
+}
+
+ROUTES = tuple(chain.from_iterable(ROUTES_BY_RIGHT.values()))
 
 
 def setup(app: web.Application) -> None:
@@ -50,4 +74,4 @@ def setup(app: web.Application) -> None:
     """
     app.middlewares.append(middleware.watch)
     app.on_response_prepare.append(middleware.name_answer)
-    app.add_routes(ROUTES)
+    access.set_rights(app, ROUTES_BY_RIGHT)

@@ -1,7 +1,7 @@
 """The configuration: what it may say, where it comes from, and where each value came from."""
 
 from hearthd.config.load import Flags, Loaded, Row, explain, load
-from hearthd.config.parse import split_address
+from hearthd.config.parse import check_openness, split_address
 from hearthd.config.schema import (
     BUILTIN_MODEL,
     CacheConfig,
@@ -33,6 +33,7 @@ __all__ = [
     "ModelConfig",
     "Row",
     "StopConfig",
+    "check_openness",
     "explain",
     "load",
     "split_address",

@@ -202,20 +202,30 @@ def _adapters(value: Value) -> Value:
     return Value(found, value.source)
 
 
+def check_openness(config: Config, values: Layer, n_stored_keys: int) -> None:
+    """Raise ConfigError where anybody on the network could use the box; `split_address` has passed.
+
+    `n_stored_keys` were given out beside those of the configuration.
+    """
+    host, _ = split_address(config.listen)
+    if is_loopback(host) or config.keys or n_stored_keys or config.insecure:
+        return
+    listen = values.get(("listen",), Value(config.listen, Source("default", Path())))
+    raise _wrong(
+        listen,
+        ("listen",),
+        "anybody on the network could use it, for there are no keys; say 'hearth keys add NAME' while "
+        "it listens on 127.0.0.1, or add [keys.NAME], or set insecure = true",
+    )
+
+
 def _check(config: Config, values: Layer) -> None:
     """What the types cannot say; raises ConfigError."""
     listen = values.get(("listen",), Value(config.listen, Source("default", Path())))
     try:
-        host, _ = split_address(config.listen)
+        split_address(config.listen)
     except ValueError as error:
         raise _wrong(listen, ("listen",), str(error)) from None
-    if not is_loopback(host) and not config.keys and not config.insecure:
-        raise _wrong(
-            listen,
-            ("listen",),
-            "anybody on the network could use it, for there are no keys; add [keys.NAME], listen on "
-            "127.0.0.1, or set insecure = true",
-        )
     _check_names(config, values)
     _check_keys(config, values)
     _check_drafts(config, values)

@@ -5,6 +5,7 @@ A field's comment is its documentation; sizes take a number of bytes or a text s
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -18,6 +19,9 @@ ANONYMOUS = "anonymous"
 
 RequestClass: TypeAlias = Literal["interactive", "normal", "batch"]
 """How urgent requests are, the most urgent first."""
+
+Role: TypeAlias = Literal["user", "batch", "operator", "readonly"]
+"""What kind of thing a key is for; `serving.principal` says what each may do."""
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 CountOrNone: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -113,6 +117,8 @@ class KeyConfig(Section, frozen=True, rename={"klass": "class"}):
     cache_group: str = ""  # keys with the same group share cached answers; empty: with nobody
     semantic: SemanticMode | None = None  # unset: as its model says
     models: tuple[str, ...] = ()  # names of models it may use; empty: all
+    role: Role = "user"
+    expires: Annotated[datetime, Meta(tz=True)] | None = None  # good for nothing from then on
 
 
 class LimitsConfig(Section, frozen=True):

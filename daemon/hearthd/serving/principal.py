@@ -1,18 +1,27 @@
-"""Principal: on whose behalf a request comes, what that allows; and the keys that prove it."""
+"""Principal: on whose behalf a request comes, and what that allows."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
-from hearthd.config.schema import ANONYMOUS, KeyConfig, RequestClass
+from hearthd.config.schema import ANONYMOUS, KeyConfig, RequestClass, Role
 from hearthd.errors import Forbidden
 
 LEVELS: Final[Mapping[RequestClass, int]] = {"interactive": 1, "normal": 0, "batch": -1}
 """Priority of each class in an engine; higher goes first."""
+
+Right: TypeAlias = Literal["open", "read", "watch", "use", "batch", "admin"]
+"""What an address needs: nothing; to look at the box; at what others do; to have something computed; to leave
+work for later; to change what counts for others."""
+
+RIGHTS: Final[Mapping[Role, frozenset[Right]]] = {
+    "readonly": frozenset({"open", "read", "watch"}),
+    "user": frozenset({"open", "read", "use", "batch"}),
+    "batch": frozenset({"open", "read", "use", "batch"}),  # and never more urgent than batch
+    "operator": frozenset({"open", "read", "watch", "use", "batch", "admin"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +44,26 @@ class Principal:
     limits: KeyLimits = KeyLimits()
     salt: str = ""  # prefixes are shared only among equal salts
     models: frozenset[str] | None = None  # names it may use; None: all
+    role: Role = "user"
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it looks after the box: what belongs to others is its business too."""
+        return self.role == "operator"
 
     @property
     def has_limits(self) -> bool:
         """Whether anything but the deadline is limited."""
         return (self.limits.concurrency, self.limits.tokens_per_minute) != (None, None)
+
+    def check_right(self, right: Right) -> None:
+        """Raise Forbidden where its role has not this right."""
+        if right not in RIGHTS[self.role]:
+            having = " or ".join(role for role, rights in RIGHTS.items() if right in rights)
+            raise Forbidden(
+                f"{self.name} has the role {self.role}; this takes {having}",
+                code="role_not_allowed",
+            )
 
     def may_ask_for(self, klass: RequestClass) -> bool:
         """Whether it may send requests of a class."""
@@ -59,42 +83,24 @@ class Principal:
             )
 
 
-LOCAL: Final = Principal(ANONYMOUS)
-"""Who comes without a key where none is needed: trusted, and with all rights."""
+LOCAL: Final = Principal(ANONYMOUS, role="operator")
+"""Who comes without a key from this machine itself: trusted, and with all rights."""
+
+ANYBODY: Final = Principal(ANONYMOUS)
+"""Who comes without a key from elsewhere, where the configuration says `insecure`: no operator."""
 
 
 def principal_of(name: str, key: KeyConfig) -> Principal:
-    """The principal that a key of the configuration stands for."""
+    """The principal that a key stands for."""
     limits = key.limits
+    klass: RequestClass = "batch" if key.role == "batch" else key.klass
     return Principal(
         name=name,
-        klass=key.klass,
-        default_class=key.klass,
+        klass=klass,
+        default_class=klass,
         weight=key.weight,
         limits=KeyLimits(limits.concurrency, limits.tokens_per_minute, limits.deadline_seconds),
         salt=key.salt,
         models=frozenset(key.models) or None,
+        role=key.role,
     )
-
-
-class Keyring:
-    """The keys of the configuration, known by their hashes only."""
-
-    def __init__(self, keys: Mapping[str, KeyConfig] | None = None) -> None:
-        """The hashes are valid and differ."""
-        self._principals = [
-            (bytes.fromhex(key.hash[-64:]), principal_of(name, key))
-            for name, key in (keys or {}).items()
-        ]
-
-    def __len__(self) -> int:
-        return len(self._principals)
-
-    def find(self, key: str) -> Principal | None:
-        """Whose key this is; takes as long for any key, so that time tells nothing."""
-        shown = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        found: Principal | None = None
-        for known, principal in self._principals:
-            if hmac.compare_digest(shown, known):
-                found = principal
-        return found

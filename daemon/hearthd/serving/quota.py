@@ -66,7 +66,7 @@ class Quota:
     def __init__(self, name: str, limits: KeyLimits, now: float) -> None:
         self.n_active = 0
         self._name = name
-        self._limits = limits
+        self.limits = limits
         per_minute = limits.tokens_per_minute
         self._bucket = None if per_minute is None else TokenBucket(per_minute, now)
         self._tokens_per_byte = FIRST_TOKENS_PER_BYTE
@@ -78,7 +78,7 @@ class Quota:
 
         Raises ConcurrencyLimited, RateLimited.
         """
-        most = self._limits.concurrency
+        most = self.limits.concurrency
         if most is not None and self.n_active >= most:
             seconds = float(max(1, math.ceil(self._active_seconds / most)))
             raise ConcurrencyLimited(
@@ -105,7 +105,7 @@ class Quota:
 
     def standing(self, now: float) -> Standing:
         """How the key stands now."""
-        limits, bucket = self._limits, self._bucket
+        limits, bucket = self.limits, self._bucket
         if bucket is None:
             return Standing(self._name, limits.concurrency, self.n_active, None, None, None)
         return Standing(

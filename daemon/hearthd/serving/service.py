@@ -154,13 +154,14 @@ class Serving:
         left = None if deadline is None else deadline - now
         admission.check(concurrency, now, place, seconds_left=left)
         size = _size_of(frame)
-        charge = self._quota(principal).admit(size, now)
+        quota = self._quota(principal)
+        charge = quota.admit(size, now)
         admission.admit(concurrency, now, place)
-        return _Ticket(admission, place, size, charge, now)
+        return _Ticket(admission, quota, place, size, charge, now)
 
     def _quota(self, principal: Principal) -> Quota:
         quota = self._quotas.get(principal.name)
-        if quota is None:
+        if quota is None or quota.limits != principal.limits:  # of another key under an old name
             quota = self._quotas[principal.name] = Quota(
                 principal.name, principal.limits, time.monotonic()
             )
@@ -291,7 +292,7 @@ class Serving:
         ticket = self._tickets.pop(work.rid)
         served = work.finish in ("stop", "length")
         ticket.admission.leave(now, ticket.place, served=served)
-        self._quotas[ticket.place.key].leave(
+        ticket.quota.leave(
             ticket.size,
             ticket.charge,
             n_prompt=timeline.n_prompt,
@@ -309,6 +310,7 @@ class _Ticket:
     """Where an admitted request has been counted in."""
 
     admission: Admission
+    quota: Quota
     place: Place
     size: Size
     charge: int  # tokens

@@ -1,0 +1,1 @@
+"""Access: keys, who came without one, wrong keys, certificates, and the record of what operators did."""
