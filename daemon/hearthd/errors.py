@@ -10,6 +10,7 @@ HearthError                      status  code
 ├── NotFound                     404     not_found
 │   └── ModelNotFound            404     model_not_found
 ├── MethodNotAllowed             405     method_not_allowed
+├── Conflict                     409     conflict, or the code it is given
 ├── BodyTooLarge                 413     body_too_large
 ├── HeadersTooLarge              431     headers_too_large
 ├── Overloaded                   429     queue_full         (Retry-After)
@@ -17,9 +18,12 @@ HearthError                      status  code
 ├── RateLimited                  429     rate_limit_exceeded (Retry-After)
 ├── TooManyWrongKeys             429     too_many_wrong_keys (Retry-After)
 ├── EngineFailed                 500     engine_failed
+├── CancelledByOperator          503     cancelled_by_operator
 ├── InsufficientMemory           503     insufficient_memory
 ├── ModelLoading                 503     model_loading      (Retry-After)
 ├── ModelFailed                  503     model_failed
+├── ModelDrained                 503     model_drained
+├── ModelUnloaded                503     model_unloaded
 ├── ShuttingDown                 503     shutting_down      (Retry-After)
 ├── DeadlineExceeded             504     deadline_exceeded
 └── NotCached                    504     not_cached
@@ -122,6 +126,14 @@ class MethodNotAllowed(HearthError):
     code = "method_not_allowed"
 
 
+class Conflict(HearthError):
+    """What is asked for does not go with how things are."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
 class BodyTooLarge(HearthError):
     """The body is over the configured limit."""
 
@@ -176,6 +188,13 @@ class EngineFailed(HearthError):
     code = "engine_failed"
 
 
+class CancelledByOperator(HearthError):
+    """An operator has ended the request."""
+
+    status = 503
+    code = "cancelled_by_operator"
+
+
 class InsufficientMemory(HearthError):
     """The ledger cannot grant what a load asks for; the message has the arithmetic."""
 
@@ -195,6 +214,20 @@ class ModelFailed(HearthError):
 
     status = 503
     code = "model_failed"
+
+
+class ModelDrained(HearthError):
+    """An operator lets the model finish what it has; it takes nothing new."""
+
+    status = 503
+    code = "model_drained"
+
+
+class ModelUnloaded(HearthError):
+    """An operator has taken the model out of memory."""
+
+    status = 503
+    code = "model_unloaded"
 
 
 class ShuttingDown(HearthError):

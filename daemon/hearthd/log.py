@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
+from collections import deque
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -20,13 +22,72 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 """What every record has; the rest came with `extra` and is shown."""
 
 
+TAIL_LINES = 1000
+_LINE_CHARACTERS = 2000
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One record as it is kept for operators."""
+
+    number: int  # since the start; without gaps
+    time: float  # unix seconds
+    level: str
+    logger: str
+    message: str  # with its fields; the beginning of it where it is very long
+
+
+class Tail:
+    """The latest lines of the log, in memory; any thread may add one."""
+
+    def __init__(self, n_lines: int = TAIL_LINES) -> None:
+        self._lines: deque[Line] = deque(maxlen=n_lines)
+        self._numbers = itertools.count(1)
+
+    def add(self, record: logging.LogRecord) -> None:
+        """Keep a record in place of the oldest."""
+        message = record.getMessage()
+        for key, value in fields_of(record).items():
+            message += f" {key}={value}"
+        if record.exc_info and record.exc_info[1] is not None:
+            message += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
+        level = record.levelname.lower()
+        self._lines.append(
+            Line(
+                next(self._numbers), record.created, level, record.name, message[:_LINE_CHARACTERS]
+            )
+        )
+
+    def after(self, number: int, limit: int) -> list[Line]:
+        """Lines later than this one, the latest of them, oldest first."""
+        lines = [line for line in list(self._lines) if line.number > number]
+        return lines[-limit:] if limit else []
+
+
+tail = Tail()
+"""Of this process."""
+
+
+class TailHandler(logging.Handler):
+    """Keeps records; its own lock makes one of adding and numbering."""
+
+    def __init__(self, kept: Tail) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._kept.add(record)
+        except Exception:  # as every handler of `logging`: a record that cannot be shown ends nothing
+            self.handleError(record)
+
+
 def set_up(level: str, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002
     """Send every record to a stream (stderr), in place of where they went before."""
     stream = stream or sys.stderr
     text = format == "text" or (format == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler, TailHandler(tail)], force=True)
     logging.captureWarnings(True)
 
 

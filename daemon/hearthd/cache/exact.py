@@ -61,7 +61,7 @@ class ExactCache:
         self._alerted: set[StoreFault] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()  # or found that it cannot be
-        self.top: list[Listed] = []  # of a moment ago
+        self.top: list[Listed] = []  # of a moment ago, by count and then by time saved, each once
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class ExactCache:
     async def _measure(self, database: Database) -> None:
         try:
             sums = await database.read(answers.sum_of)
-            self.top = await database.read(lambda c: answers.listed(c, Selection(), "hits", _TOP))
+            self.top = await database.read(_top)
         except StoreError as error:
             self._fault(error)
         else:
@@ -309,6 +309,14 @@ def _found(connection: answers.Connection, wanted: Fingerprint) -> tuple[Entry, 
     """In the reader's thread; raises BadRecording."""
     entry = answers.find(connection, wanted.key, wanted.scope)
     return None if entry is None else (entry, unpack(entry.body, entry.key))
+
+
+def _top(connection: answers.Connection) -> list[Listed]:
+    """The most frequent answers, and those that spared most time."""
+    everything = Selection()
+    by_hits = answers.listed(connection, everything, "hits", _TOP)
+    by_saved = answers.listed(connection, everything, "saved", _TOP)
+    return list({answer.key: answer for answer in (*by_hits, *by_saved)}.values())
 
 
 def _open(path: Path) -> Database:

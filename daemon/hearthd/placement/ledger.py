@@ -94,6 +94,14 @@ class Ledger:
             return None
         return budget - sum(lease.need.total_bytes for lease in self._on(device))
 
+    def held(self, device: str) -> dict[str, int]:
+        """Bytes leased on a device by holder; what draws on the same pool counts on its own device only."""
+        held: dict[str, int] = {}
+        for lease in self._leases.values():
+            if lease.need.device == device:
+                held[lease.holder] = held.get(lease.holder, 0) + lease.need.total_bytes
+        return held
+
     def can_grant(self, holder: str, need: Need) -> Verdict:
         """Whether `grant` would say yes."""
         if need.device in self._closed:

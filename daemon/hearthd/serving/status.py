@@ -8,7 +8,10 @@ from typing import Literal, TypeAlias
 
 from hearthd import wire
 
-ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting"]
+ModelState: TypeAlias = Literal[
+    "loading", "ready", "failed", "restarting", "drained", "unloading", "unloaded"
+]
+"""The last three are an operator's doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class ModelStatus:
     engine_rss_bytes: int | None
     answers: bool = False  # ready, and lately shown to be by a token or other work
     beat: wire.Beat | None = None  # the latest
+    pinned: bool = False  # never unloaded
     adapters: Mapping[str, str] = field(default_factory=dict)  # names to paths
     adapter: str | None = None  # the one of them that was asked for
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hearthd import wire
-from hearthd.errors import DeadlineExceeded, HearthError, InvalidRequest
+from hearthd.errors import CancelledByOperator, DeadlineExceeded, HearthError, InvalidRequest
 from hearthd.telemetry.timeline import Outcome, RequestTimeline
 
 
@@ -109,6 +109,8 @@ class Work(ABC):
 
 
 def _outcome(error: HearthError, *, started: bool) -> Outcome:
+    if isinstance(error, CancelledByOperator):
+        return "cancelled"
     if isinstance(error, DeadlineExceeded):
         return "expired" if started else "shed"
     return "rejected" if isinstance(error, InvalidRequest) else "error"
