@@ -63,16 +63,20 @@ def _freely(position: int) -> SamplingBatch:
 
 def scales_path(folder: Path, fingerprint: str) -> Path:
     """Where the scales of a model and its kind of weights are kept."""
-    name = hashlib.sha256(f"{N_TEXTS} {N_TOKENS} {MARGIN} {fingerprint}".encode()).hexdigest()
-    return folder / f"{name[:32]}.scales"
+    return kept_path(folder, "scales", f"{N_TEXTS} {N_TOKENS} {MARGIN} {fingerprint}")
+
+
+def kept_path(folder: Path, kind: str, fingerprint: str) -> Path:
+    """Where what was found of a model is kept, by all that it depends on."""
+    return folder / f"{hashlib.sha256(fingerprint.encode()).hexdigest()[:32]}.{kind}"
 
 
 def kept_scales(path: Path, shape: Sequence[int]) -> F32 | None:
     """Scales that were found before; None where there are none, or none of that shape."""
     try:
         scales = np.fromfile(path, np.float32)
-    except FileNotFoundError:
-        return None
+    except OSError:
+        return None  # writing them will say what is wrong
     return scales.reshape(shape) if scales.size == int(np.prod(shape)) else None
 
 

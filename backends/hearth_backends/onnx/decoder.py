@@ -9,7 +9,7 @@ Outputs: `logits` [wanted, vocabulary], or `hidden` [rows, d_model], before the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from hearth_backends.base import F32, StageSpec
 from hearth_backends.onnx.graph import MICROSOFT, Graph, Weight
 from hearth_backends.onnx.kinds import Linear, Value, emit_vector, kind_of, make_linear, settled
 from hearth_backends.onnx.recipe import layer_recipe, padded_head_dim
+from hearth_backends.onnx.smoothing import Scaled, Smoothing
 from hearth_backends.weights.matrix import Matrix
 from hearth_backends.weights.recipe import LayerRecipe, final_norm, head_matrix
 from hearth_backends.weights.rope import RopeTable
@@ -27,17 +28,28 @@ from hearth_backends.weights.spec import ModelSpec
 from hearth_backends.weights.variant import Variant
 
 ROWS, WANTED = "rows", "wanted"
+TAPS = ("attention_peaks", "mlp_peaks", "down_peaks")
+"""The largest input of attention, of gate and up, and of down, by column."""
 
 
 def build_decoder(
-    model: ModelSpec, spec: StageSpec, variant: Variant, kv_scales: F32 | None = None
+    model: ModelSpec,
+    spec: StageSpec,
+    variant: Variant,
+    kv_scales: F32 | None = None,
+    smoothing: Smoothing | None = None,
+    *,
+    taps: bool = False,
 ) -> Graph:
     """The graph of a stage; raises Unsupported for a kind of weights that nobody knows.
 
     With `kv_scales` [layers, keys and values, heads, head_dim] keys and values are 8-bit integers.
+    With `taps`, TAPS are outputs of the graph, which has one layer then.
     """
     float_type = np.float16 if spec.weight_kind == "fp16" else np.float32
     decoder = _Decoder(Graph(float_type), model, spec, variant, kv_scales)
+    decoder.smoothing = smoothing
+    decoder.taps = taps
     decoder.emit()
     return decoder.graph
 
@@ -68,6 +80,8 @@ class _Decoder:
         self._kv_scales = kv_scales
         self._kv_type = graph.float_type if kv_scales is None else np.dtype(np.int8)
         self._head_dim = padded_head_dim(model)
+        self.smoothing: Smoothing | None = None
+        self.taps = False
         self._linears: dict[tuple[str, str], Linear] = {}
 
     def emit(self) -> None:
@@ -86,14 +100,40 @@ class _Decoder:
             self._output("hidden", hidden, (ROWS, self._model.d_model))
 
     def _layer(self, stream: _Stream, layer: int) -> None:
-        recipe = layer_recipe(self._model, layer)
+        recipe = self._smoothed(layer_recipe(self._model, layer), layer)
         x = self._norm_stream(stream, recipe.input_norm)
+        self._tap("attention_peaks", x, self._model.d_model)
         attended = self._attention(x, recipe, layer)
         y = settled(self.graph, self._linear(Value(attended), recipe.output, recipe.output_bias))
         stream.pending = self._norm_or_same(y, recipe.post_attention_norm)
         x = self._norm_stream(stream, recipe.mlp_norm)
+        self._tap("mlp_peaks", x, self._model.d_model)
         y = settled(self.graph, self._mlp(x, recipe))
         stream.pending = self._norm_or_same(y, recipe.post_mlp_norm)
+
+    def _smoothed(self, recipe: LayerRecipe, layer: int) -> LayerRecipe:
+        """What inputs are divided by is in norms, in `up`, and in the columns that they meet."""
+        if self.smoothing is None:
+            return recipe
+        by, offset = self.smoothing.layer(layer), self._variant.norm_offset
+        return replace(
+            recipe,
+            input_norm=Scaled.of(recipe.input_norm, outputs=by.attention, offset=offset),
+            qkv=Scaled.of(recipe.qkv, inputs=by.attention),
+            mlp_norm=Scaled.of(recipe.mlp_norm, outputs=by.mlp, offset=offset),
+            gate=Scaled.of(recipe.gate, inputs=by.mlp),
+            up=Scaled.of(recipe.up, inputs=by.mlp, outputs=by.down),
+            down=Scaled.of(recipe.down, inputs=by.down),
+        )
+
+    def _tap(self, name: str, x: str, width: int) -> None:
+        """The largest of each input [width], where somebody looks."""
+        if self.taps:
+            rows = self.graph.constant("rows_axis", [0], np.int64)
+            self.graph.named_node(
+                "ReduceMax", [self.graph.node("Abs", [x]), rows], [name], keepdims=0
+            )
+            self.graph.output(name, np.float32, (width,))
 
     def _mlp(self, x: str, recipe: LayerRecipe) -> Value:
         gate = settled(self.graph, self._linear(Value(x), recipe.gate))
@@ -103,6 +143,7 @@ class _Decoder:
         else:
             active = self.graph.node("Gelu", [gate], approximate="tanh")
         product = self.graph.node("Mul", [active, up.name])
+        self._tap("down_peaks", product, self._model.d_ff)
         return self._linear(Value(product, up.row_scale), recipe.down)
 
     def _head(self, stream: _Stream) -> None:

@@ -16,7 +16,9 @@ from hearth_backends.weights.matrix import Matrix
 from hearth_backends.weights.reader import TensorReader
 from hearth_backends.weights.spec import ModelSpec
 
-KINDS = ("file", "fp32", "fp16", "int8", "int8-32", "int4-32", "int4-128")
+KINDS = (
+    "file", "fp32", "fp16", "int8", "int8-smooth", "int8-32", "int4-32", "int4-128",
+)  # fmt: skip
 """Names that the configuration takes as `weights`.
 
 file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, int4-32 and int4-128
@@ -24,7 +26,9 @@ file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0,
           to the bit; fp32 for F32, F16 and BF16; int8-32 for every other type
 fp32      float32, the reference
 fp16      float16 throughout
-int8      8 bits with one scale for each output; activations in 8 bits with one scale for each row
+int8      8 bits with one scale for each output; activations in 8 bits with one scale for each row, smoothed
+          where a few inputs are far larger than the others
+int8-smooth  the same, and all inputs are smoothed
 int8-32   8 bits in blocks of 32
 int4-32   4 bits in blocks of 32
 int4-128  4 bits in blocks of 128
@@ -88,13 +92,16 @@ def make_linear(kind: str, rows: str) -> Linear:
     """The kind of that name for values of so many rows (a dimension's name); raises Unsupported."""
     if kind in ("fp32", "fp16"):
         return FloatLinear()
-    if kind == "int8":
+    if kind in ("int8", ALWAYS_SMOOTHED):
         return RowQuantizedLinear(rows)
     if kind in _BLOCKS:
         return BlockLinear(*_BLOCKS[kind])
     raise Unsupported(support(kind).reason or f"{kind!r} stands for several kinds")
 
 
+ALWAYS_SMOOTHED = "int8-smooth"
+SMOOTHED = ("int8", "int8-32", "int4-32", "int4-128", ALWAYS_SMOOTHED)
+"""Kinds that outliers among activations would spoil, and that are made here: a file's own integers are kept."""
 _BLOCKS = {
     "int8-32": (8, 32, False),
     "int4-32": (4, 32, False),

@@ -13,17 +13,22 @@ from hearth_backends.base import F32, I32, Hidden, Progress, StageSpec
 from hearth_backends.errors import BackendError, OutOfMemory, StepError
 from hearth_backends.onnx import calibration, session
 from hearth_backends.onnx.decoder import build_decoder
+from hearth_backends.onnx.kinds import ALWAYS_SMOOTHED, SMOOTHED
 from hearth_backends.onnx.memory import packed_bytes
+from hearth_backends.onnx.observing import find_smoothing
 from hearth_backends.onnx.packing import default_folder, pack
 from hearth_backends.onnx.recipe import padded_head_dim
 from hearth_backends.onnx.runner import Runner, Widths
 from hearth_backends.onnx.slots import Slots
+from hearth_backends.onnx.smoothing import Smoothing
 from hearth_backends.onnx.stage import Embed, Parts
 from hearth_backends.weights.opening import open_reader
 from hearth_backends.weights.reader import TensorReader
 from hearth_backends.weights.recipe import head_matrix
 from hearth_backends.weights.spec import ModelSpec
 
+OBSERVING_SHARE = 0.3
+"""Of the time to pack weights the first time, what it takes to look for outliers before."""
 BYTES_PER_THREAD = 8 << 20
 """Weights that keep one thread busy for a step; with fewer, threads mostly wait for each other."""
 
@@ -84,8 +89,13 @@ def _make_runner(
     progress: Progress,
 ) -> Runner:
     model = reader.spec
-    graph = build_decoder(model, spec, reader.variant(spec.n_ctx), scales)
-    weights = pack(graph.bundles, reader, folder, _fingerprint(model, spec), progress)
+    smoothing = _smoothing(reader, spec, folder, lambda part: progress(OBSERVING_SHARE * part))
+    graph = build_decoder(model, spec, reader.variant(spec.n_ctx), scales, smoothing)
+    made_of = f"{_fingerprint(model, spec)} {smoothing.digest if smoothing else ''}".strip()
+    begin = OBSERVING_SHARE if spec.weight_kind in SMOOTHED else 0.0
+    weights = pack(
+        graph.bundles, reader, folder, made_of, lambda part: progress(begin + (1 - begin) * part)
+    )
     opened = session.Session(graph, weights, session.CPU, useful_threads(model, spec))
     n_heads = model.n_heads + 2 * model.n_kv_heads
     widths = Widths(
@@ -100,6 +110,17 @@ def _make_runner(
 
 def _fingerprint(model: ModelSpec, spec: StageSpec) -> str:
     return f"{model.digest} {spec.weight_kind}"
+
+
+def _smoothing(
+    reader: TensorReader, spec: StageSpec, folder: Path, progress: Progress
+) -> Smoothing | None:
+    """Where a kind asks for it; as far as this model has outliers, unless it is asked for by name."""
+    if spec.weight_kind not in SMOOTHED:
+        return None
+    always = spec.weight_kind == ALWAYS_SMOOTHED
+    found = find_smoothing(reader, folder, spec.threads, progress, always=always)
+    return found if found.digest else None
 
 
 def _kv_scales(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -81,6 +81,11 @@ class Session:
     def compute(self, feeds: Mapping[str, Array], output: str) -> Array:
         """One output, in memory of its own; raises RUN_ERRORS and MemoryError."""
         found: Array = self._session.run([output], dict(feeds))[0]
+        return found
+
+    def compute_all(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Several of them, likewise."""
+        found: list[Array] = self._session.run(list(outputs), dict(feeds))
         return found
 
     def close(self) -> None:
