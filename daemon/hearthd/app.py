@@ -15,7 +15,7 @@ from aiohttp import web
 
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
-from hearthd.api import connection, keys, routes
+from hearthd.api import connection, keys, routes, top
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.policy import Policy
@@ -29,11 +29,12 @@ from hearthd.hardware.tree import Tree
 from hearthd.listeners import BACKLOG, Listeners
 from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
+from hearthd.reload import RELOADER, Reloader, patience_of
+from hearthd.service_manager import ServiceManager
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
 from hearthd.serving.supervisor import Supervisor, SupervisorOptions
-from hearthd.serving.vitals import Patience
 from hearthd.systemd import Notifier
 from hearthd.telemetry.metrics import Metrics
 
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 
 HANDLERS_END_SECONDS = 2.0
 """For handlers to write their last words, once nothing is left to wait for."""
-STATUS_SECONDS = 1.0
+STOP_MARGIN_SECONDS = 10.0
+"""For what is to be done after engines have ended, before the service manager grows impatient."""
 DISCOVERY_SECONDS = 10.0
 """That models wait at the start for devices they name."""
 
@@ -70,9 +72,10 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     devices = hardware.devices
     checkup = Checkup(devices, Path(config.state))
     ledger = _ledger(config, hardware)
+    supervisor = Supervisor(ledger, _supervisor_options(config, devices, checkup))
     serving = Serving(
         config.models,
-        Supervisor(ledger, _supervisor_options(config, devices, checkup)),
+        supervisor,
         metrics,
         queue_limit=config.limits.queue_requests,
         call_seconds=config.limits.call_seconds,
@@ -82,6 +85,8 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     metrics.watch_devices(lambda: devices.inventory.devices)
     app = web.Application(client_max_size=config.limits.max_body_bytes)
     app[keys.SERVING] = serving
+    app[top.LEDGER] = ledger
+    app[top.STATE_FOLDER] = Path(config.state)
     app[keys.METRICS] = metrics
     app[keys.DEVICES] = devices
     app[keys.CHECKUP] = checkup
@@ -93,6 +98,13 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
+    app[RELOADER] = Reloader(
+        config,
+        serving=serving,
+        supervisor=supervisor,
+        cache=app[keys.CACHE],
+        register=app[keys.REGISTER],
+    )
     routes.setup(app)
     app.cleanup_ctx.append(_keys)
     app.cleanup_ctx.append(_watching(config, devices))
@@ -103,36 +115,51 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
 
 
 async def serve(
-    config: Config, listeners: Listeners, hardware: Hardware, notifier: Notifier
+    config: Config,
+    listeners: Listeners,
+    hardware: Hardware,
+    notifier: Notifier,
+    read: Callable[[], Config],
 ) -> None:
-    """Serve on sockets that listen already, until a signal; then drain and end everything."""
+    """Serve on sockets that listen already, until a signal; then drain and end everything.
+
+    `read` reads the configuration again, when the daemon is told to reload it; raises ConfigError.
+    """
     app = build_app(config, hardware)
+    serving, reloader = app[keys.SERVING], app[RELOADER]
     runner = web.AppRunner(
         app,
         access_log=None,
         handler_cancellation=True,  # a client that goes frees its slot at once
         shutdown_timeout=HANDLERS_END_SECONDS,
     )
-    with _stop_signals() as (stop, hurry):
-        try:
-            await runner.setup()
-            servers = [
-                await connection.listen(runner, listener, app[keys.METRICS], backlog=BACKLOG)
-                for listener in (listeners.tcp, listeners.unix)
-            ]
-            _tell_listening(config, listeners)
-            gc.collect()
-            gc.freeze()  # what the start left stays; collections while serving need not look at it
-            async with _status(app[keys.SERVING], notifier):
-                await stop.wait()
-                notifier.stopping("finishing what runs")
-            log.info("stopping: %g s for what runs", config.stop.drain_seconds)
-            for server in servers:
-                server.close()
-            await _first_of(app[keys.SERVING].drain(config.stop.drain_seconds), hurry)
-            await app[keys.SERVING].stop(at_once=hurry.is_set())
-        finally:
-            await runner.cleanup()
+    async with ServiceManager(notifier, serving.models, serving.stalled) as manager:
+        with _signals() as signals:
+            try:
+                await runner.setup()
+                servers = [
+                    await connection.listen(
+                        runner, listener, app[keys.METRICS], backlog=BACKLOG
+                    )
+                    for listener in (listeners.tcp, listeners.unix)
+                ]
+                _tell_listening(config, listeners)
+                gc.collect()
+                gc.freeze()  # what the start left stays; collections while serving need not look at it
+                manager.ready()
+                async with _reloading(signals.reload, lambda: reloader.reload(read, manager)):
+                    await signals.stop.wait()
+                drain_seconds = reloader.config.stop.drain_seconds
+                manager.stopping(
+                    drain_seconds + reloader.config.engine.stop_seconds + STOP_MARGIN_SECONDS
+                )
+                log.info("stopping: %g s for what runs", drain_seconds)
+                for server in servers:
+                    server.close()
+                await _first_of(serving.drain(drain_seconds), signals.hurry)
+                await serving.stop(at_once=signals.hurry.is_set())
+            finally:
+                await runner.cleanup()
     log.info("stopped")
 
 
@@ -153,13 +180,7 @@ def _supervisor_options(
 ) -> SupervisorOptions:
     engine = config.engine
     return SupervisorOptions(
-        patience=Patience(
-            heartbeat_seconds=engine.heartbeat_seconds,
-            step_timeout_seconds=engine.step_timeout_seconds,
-            load_timeout_seconds=engine.load_timeout_seconds,
-            stop_seconds=engine.stop_seconds,
-            probe_seconds=engine.probe_seconds,
-        ),
+        patience=patience_of(config),
         restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
         log_level=config.log.level,
         prefix_folders=_prefix_folders(config),
@@ -198,7 +219,7 @@ def _tell_crash(task: asyncio.Task[None]) -> None:
 def _is_idle(serving: Serving) -> bool:
     """Whether no request is under way and no model loads."""
     return all(
-        model.state in ("ready", "failed") and not model.n_running and not model.n_waiting
+        model.state in ("ready", "failed", "drained", "unloaded") and not model.n_running and not model.n_waiting
         for model in serving.models()
     )
 
@@ -277,51 +298,57 @@ def _tell_listening(config: Config, listeners: Listeners) -> None:
         log.warning("insecure = true: no key is needed on %s", listeners.address)
 
 
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What the daemon has been told from outside."""
+
+    stop: asyncio.Event  # SIGTERM or SIGINT
+    hurry: asyncio.Event  # another one of these
+    reload: asyncio.Event  # SIGHUP, since it was last cleared
+
+
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Events of the first SIGTERM or SIGINT, and of the second."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
+def _signals() -> Iterator[_Signals]:
+    """Hear signals as events, as long as it lasts."""
+    signals = _Signals(asyncio.Event(), asyncio.Event(), asyncio.Event())
     loop = asyncio.get_running_loop()
 
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
+    def on_stop() -> None:
+        (signals.hurry if signals.stop.is_set() else signals.stop).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    heard = {
+        signal.SIGTERM: on_stop,
+        signal.SIGINT: on_stop,
+        signal.SIGHUP: signals.reload.set,
+    }
+    for number, hear in heard.items():
+        loop.add_signal_handler(number, hear)
     try:
-        yield stop, hurry
+        yield signals
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in heard:
             loop.remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager
-async def _status(serving: Serving, notifier: Notifier) -> AsyncIterator[None]:
-    """Tell the service manager that the daemon is ready, and how its models are."""
+async def _reloading(
+    told: asyncio.Event, work: Callable[[], Coroutine[object, object, None]]
+) -> AsyncIterator[None]:
+    """Do the work each time the event is set; not twice at once."""
 
-    async def tell() -> None:
-        told = ""
+    async def keep_reloading() -> None:
         while True:
-            status = _status_line(serving)
-            if status != told:
-                (notifier.status if told else notifier.ready)(status)
-                told = status
-            await asyncio.sleep(STATUS_SECONDS)
+            await told.wait()
+            told.clear()
+            await work()
 
-    task = asyncio.create_task(tell(), name="status")
+    task = asyncio.create_task(keep_reloading(), name="reloading")
+    task.add_done_callback(_tell_crash)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _status_line(serving: Serving) -> str:
-    """ "canary ready, big loading 40 %" """
-    return ", ".join(
-        f"{model.name} {model.state}" + ("" if model.progress is None else f" {model.progress:.0%}")
-        for model in serving.models()
-    )
 
 
 async def _first_of(work: Coroutine[object, object, object], event: asyncio.Event) -> None:

@@ -1,11 +1,11 @@
-"""Listeners: the TCP and the Unix socket, bound before anything else starts."""
+"""Listeners: the TCP and the Unix socket, bound or taken over before anything else starts."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +32,61 @@ class Listeners:
 
 
 @contextmanager
-def listen(address: str, path: Path) -> Iterator[Listeners]:
-    """Bind both, and take the socket's file away at the end; raises ConfigError, AlreadyRunning."""
-    with _bind_tcp(address) as tcp, _bind_unix(path) as unix:
-        inode = path.stat().st_ino
-        try:
-            yield Listeners(tcp, unix, path)
-        finally:
-            if path.exists() and path.stat().st_ino == inode:  # not that of a successor
-                path.unlink()
+def listen(address: str, path: Path, passed: Sequence[socket.socket] = ()) -> Iterator[Listeners]:
+    """Bind what was not `passed` by a service manager; raises ConfigError, AlreadyRunning.
+
+    Closes both at the end, and takes the file of a socket that it has bound away; one that was passed
+    stays the manager's.
+    """
+    with ExitStack() as stack:
+        for listener in passed:
+            stack.enter_context(listener)
+        tcp, unix = _sort(passed)
+        if tcp is None:
+            tcp = stack.enter_context(_bind_tcp(address))
+        if unix is None:
+            unix = stack.enter_context(_bind_unix(path))
+            stack.enter_context(_file_of(path))
+        else:
+            path = Path(unix.getsockname())
+        yield Listeners(tcp, unix, path)
+
+
+def _sort(
+    passed: Sequence[socket.socket],
+) -> tuple[socket.socket | None, socket.socket | None]:
+    """The TCP and the Unix socket among those that were passed; raises ConfigError for any other."""
+    tcp: socket.socket | None = None
+    unix: socket.socket | None = None
+    for listener in passed:
+        if not _listens(listener):
+            raise ConfigError("the service manager handed over a socket that does not listen")
+        if listener.family == socket.AF_UNIX and unix is None and listener.getsockname():
+            unix = listener
+        elif listener.family in (socket.AF_INET, socket.AF_INET6) and tcp is None:
+            tcp = listener
+        else:
+            raise ConfigError(
+                "the service manager may hand over one TCP and one Unix socket with a path, not "
+                + ", ".join(f"{each.family.name} {each.getsockname()}" for each in passed)
+            )
+    return tcp, unix
+
+
+def _listens(passed: socket.socket) -> bool:
+    is_stream = passed.type == socket.SOCK_STREAM
+    return is_stream and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+
+
+@contextmanager
+def _file_of(path: Path) -> Iterator[None]:
+    """The socket's file goes when the socket does, unless it is that of a successor."""
+    inode = path.stat().st_ino
+    try:
+        yield
+    finally:
+        if path.exists() and path.stat().st_ino == inode:
+            path.unlink()
 
 
 def _bind_tcp(address: str) -> socket.socket:

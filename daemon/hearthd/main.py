@@ -54,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions = dict(_ACTIONS)
     for word in _CHECKS:
         actions[word,] = functools.partial(_check_up, word, arguments.json)
+    read = functools.partial(load, _flags(arguments), os.environ, os.getuid())
+    actions[()] = functools.partial(_run, read)
     if words not in actions:
         parser.error(f"unknown word {' '.join(words)!r} (see hearthd --help)")
     try:
-        return actions[words](load(_flags(arguments), os.environ, os.getuid()))
+        return actions[words](read())
     except ConfigError as error:
         sys.stderr.write(f"hearthd: {error.message}\n")
         return EXIT_CONFIG
@@ -66,24 +68,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _run(loaded: Loaded) -> int:
+def _run(read: Callable[[], Loaded], loaded: Loaded) -> int:
     """Take the sockets first: clients may connect while the rest is still being imported."""
     from hearthd.listeners import listen
     from hearthd.state import StateDirectory
+    from hearthd.systemd import Notifier, take_passed_sockets
 
     config = loaded.config
     log.set_up(config.log.level, config.log.format)
     _check_openness(loaded)
+    passed = take_passed_sockets(os.environ, os.getpid())
     with (
         StateDirectory.hold(Path(config.state)) as state,
-        listen(config.listen, Path(config.socket)) as listeners,
-        state.note(listeners.address, config.socket),
+        listen(config.listen, Path(config.socket), passed) as listeners,
+        state.note(listeners.address, str(listeners.path)),
     ):
         from hearthd.app import discover, serve
-        from hearthd.systemd import Notifier
 
-        asyncio.run(serve(config, listeners, discover(config), Notifier(os.environ)))
+        asyncio.run(
+            serve(config, listeners, discover(config), Notifier(os.environ), lambda: _again(read))
+        )
     return 0
+
+
+def _again(read: Callable[[], Loaded]) -> Config:
+    """The configuration as it is written now; raises ConfigError."""
+    loaded = read()
+    _check_openness(loaded)
+    return loaded.config
 
 
 def _check_up(word: Word, as_json: bool, loaded: Loaded) -> int:
@@ -129,7 +141,6 @@ def _names(config: Config) -> str:
 
 _CHECKS: tuple[Word, ...] = ("selftest", "calibrate")
 _ACTIONS: dict[tuple[str, ...], Callable[[Loaded], int]] = {
-    (): _run,
     ("config", "explain"): _explain,
     ("config", "check"): _check,
 }

@@ -124,23 +124,6 @@ def test_a_second_signal_ends_at_once(box: Daemon) -> None:
     assert answers[0][0] == 503
 
 
-def test_the_service_manager_follows_its_life(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = str(short_path / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(address)
-        manager.settimeout(20)
-        with running(short_path, "--model", "m=sim:load_seconds=0.5") as daemon:
-            assert manager.recv(1000).startswith(b"READY=1\nSTATUS=m loading")
-            daemon.until_ready()
-            while (told := manager.recv(1000)) != b"STATUS=m ready":
-                assert told.startswith(b"STATUS=m loading")
-            daemon.process.terminate()
-            assert manager.recv(1000).startswith(b"STOPPING=1")
-
-
 def test_a_second_daemon_leaves_the_first_alone(box: Daemon, tmp_path: Path) -> None:
     address = box.address()
     other = ["--state", str(tmp_path / "other")]

@@ -52,7 +52,7 @@ class ExactCache:
         self._counts = counts
         self._budget_bytes = budget_bytes
         self._entry_bytes = entry_bytes
-        self._ttl_seconds = ttl_seconds
+        self.ttl_seconds = ttl_seconds
         self._frequency = FrequencySketch()
         self._database: Database | None = None
         self._hits: dict[bytes, tuple[int, float]] = {}  # not yet written
@@ -272,7 +272,7 @@ class ExactCache:
                 return
 
     async def _expire(self, database: Database) -> None:
-        for model, seconds in self._ttl_seconds.items():
+        for model, seconds in self.ttl_seconds.items():
             before = time.time() - seconds
             while n := await database.write(partial(answers.expire, model=model, before=before)):
                 self._counts.expired(n)

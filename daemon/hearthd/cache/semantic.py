@@ -52,17 +52,17 @@ class SemanticCache:
     def __init__(self, serving: Serving, exact: ExactCache, policy: Policy, counts: Counts) -> None:
         self._serving = serving
         self._exact = exact
-        self._policy = policy
+        self.policy = policy
         self._counts = counts
 
     # --- what the cache asks -------------------------------------------------------------------
 
     def question(self, asked: Asked, identity: ModelIdentity) -> Question | None:
         """The question of a request that other words may stand for; None: there is nothing to compare."""
-        if self._policy.semantic(identity.name, asked.principal) == "off":
+        if self.policy.semantic(identity.name, asked.principal) == "off":
             return None
         try:
-            embedder = self._serving.identity(self._policy.cache.embedder, LOCAL)
+            embedder = self._serving.identity(self.policy.cache.embedder, LOCAL)
         except HearthError:
             embedder = None
         if embedder is None:
@@ -70,7 +70,7 @@ class SemanticCache:
         return question_in(
             asked.requests,
             identity,
-            self._policy.partition(asked.principal),
+            self.policy.partition(asked.principal),
             seeded=asked.seeded,
             embedder_digest=embedder.digest,
         )
@@ -121,7 +121,7 @@ class SemanticCache:
         neighbour = await self._nearest(question.context, vector, wanted.key)
         counted: Counter[tuple[str, str]] = self._counts.semantic
         model = wanted.scope.model
-        if neighbour is None or neighbour.similarity < self._policy.cache.threshold:
+        if neighbour is None or neighbour.similarity < self.policy.cache.threshold:
             counted[model, "none"] += 1
         elif (guard := differs(question.text, neighbour.question)) is not None:
             counted[model, f"refused-{guard}"] += 1
@@ -138,13 +138,13 @@ class SemanticCache:
         return "alike" if cosine(one, two) >= ALIKE else "different"
 
     def _would_hit(self, question: Question, neighbour: Neighbour) -> bool:
-        near = neighbour.similarity >= self._policy.cache.threshold
+        near = neighbour.similarity >= self.policy.cache.threshold
         return near and differs(question.text, neighbour.question) is None
 
     async def _vectors(self, texts: list[str]) -> list[array[float]]:
         """Directions of texts; raises HearthError, ValueError."""
         request = EncodingRequest(
-            self._policy.cache.embedder,
+            self.policy.cache.embedder,
             wire.Embed(rid=0, texts=texts, truncate=-1),
             "cache",
             "interactive",

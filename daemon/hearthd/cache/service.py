@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from hearthd.cache.answers import Selection
 from hearthd.cache.asked import Asked, Found
@@ -19,7 +20,7 @@ from hearthd.cache.recording import Recording, Step, as_recorded, is_whole, repl
 from hearthd.cache.renderings import Rendering, Renderings
 from hearthd.cache.semantic import SemanticCache
 from hearthd.cache.source import Live, Replay
-from hearthd.config.schema import CacheConfig
+from hearthd.config.schema import CacheConfig, ModelCacheConfig
 from hearthd.errors import NotCached
 from hearthd.serving.identity import ModelIdentity
 from hearthd.serving.service import Serving
@@ -50,6 +51,14 @@ class ResponseCache:
     def off(cls, serving: Serving) -> ResponseCache:
         """One that finds nothing and keeps nothing."""
         return cls(serving, Policy(CacheConfig(enabled=False), {}, {}), None, Counts())
+
+    def configure(self, models: Mapping[str, ModelCacheConfig]) -> None:
+        """What counts for each model from now on."""
+        self.policy = replace(self.policy, models=models)
+        if self.semantic is not None:
+            self.semantic.policy = self.policy
+        if self.exact is not None:
+            self.exact.ttl_seconds = {name: model.ttl_seconds for name, model in models.items()}
 
     async def open(self) -> None:
         """Ready what is kept on disk."""

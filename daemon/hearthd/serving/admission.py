@@ -143,7 +143,7 @@ class Admission:
 
     def __init__(self, name: str, queue_limit: int) -> None:
         self._name = name
-        self._queue_limit = queue_limit
+        self.queue_limit = queue_limit
         self._lanes: dict[int, _Lane] = {}  # by level: as many as there are classes
 
     @property
@@ -213,7 +213,7 @@ class Admission:
         return Load(
             n_outstanding=lane.n_outstanding + n_above,
             concurrency=concurrency,
-            queue_limit=self._queue_limit,
+            queue_limit=self.queue_limit,
             n_above=n_above,
             n_own=n_own,
             n_keys=len(lane.n_by_key) + (not n_own),

@@ -17,6 +17,7 @@ from hearthd.errors import EngineFailed, InsufficientMemory, ModelFailed
 from hearthd.placement.ledger import Ledger, MemoryLease, Need
 from hearthd.serving.channel import EngineChannel
 from hearthd.serving.output_log import EngineLog
+from hearthd.serving.progress import Progress
 from hearthd.serving.restart import EngineEnd
 from hearthd.serving.vitals import (
     Patience,
@@ -73,8 +74,12 @@ class EngineProcess:
         log_level: str = "info",
         command: EngineCommand = engine_command,
         cpus: frozenset[int] | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """`command` makes the argv; tests put a program of their own there. `cpus`: all it may use."""
+        """`command` makes the argv; tests put a program of their own there. `cpus`: all it may use.
+
+        `progress` hears of each look at the process.
+        """
         self.load = load
         self.pid: int | None = None
         self._listener = listener
@@ -83,6 +88,7 @@ class EngineProcess:
         self._log_level = log_level
         self._command = command
         self._cpus = cpus
+        self._progress = progress or Progress()
         self._output = EngineLog(load.name)
         self._vitals = Vitals(Phase.LOADING, time.monotonic())
         self._ready_seconds: float | None = None
@@ -173,6 +179,7 @@ class EngineProcess:
     async def _watch(self, exited: asyncio.Task[int]) -> None:
         """Return when the process has ended; kill it when it must end, and ask it for tokens."""
         while not exited.done():
+            self._progress.step()
             if must_be_asked(self._vitals, self._patience, time.monotonic()):
                 self._ask()
             cause = self._killed or cause_of_death(self._vitals, self._patience, time.monotonic())
@@ -224,6 +231,7 @@ class EngineProcess:
 
     async def _bury(self, exited: asyncio.Task[int], output: asyncio.Task[None]) -> None:
         """Leave nothing of it behind: process, socket, reader, leases."""
+        self._progress.step()
         if not exited.done():
             self._signal_group(signal.SIGKILL)
             await asyncio.wait({exited}, timeout=REAP_SECONDS)

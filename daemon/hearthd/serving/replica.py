@@ -48,7 +48,11 @@ class Replica:
         self.beat: wire.Beat | None = None
         self.n_restarts = 0
         self.rss_bytes: int | None = None
+        self.retired = False  # another is in its place
+        self.vacant = False  # its last engine is gone, and none will come
         self._on_over = on_over
+        self._idle = asyncio.Event()  # no requests here
+        self._idle.set()
         self._process: EngineProcess | None = None  # loading or ready
         self._generations: dict[int, Work] = {}  # and encodings; by number, which is their order
         self._calls: dict[int, Call] = {}
@@ -69,6 +73,11 @@ class Replica:
         return len(self._generations)
 
     @property
+    def works(self) -> list[Work]:
+        """The requests that are here, oldest first."""
+        return list(self._generations.values())
+
+    @property
     def n_running(self) -> int:
         """Requests that engines are at."""
         return sum(generation.running for generation in self._generations.values())
@@ -82,6 +91,7 @@ class Replica:
     def submit(self, generation: Work) -> None:
         """Hand it to the engine, or keep it until there is one."""
         self._generations[generation.rid] = generation
+        self._idle.clear()
         deadline = generation.frame.deadline_seconds
         if deadline is not None:
             self._deadlines[generation.rid] = asyncio.get_running_loop().call_at(
@@ -95,6 +105,15 @@ class Replica:
         if self._generations.get(generation.rid) is generation:
             generation.cancel(time.monotonic())
             self._cancel(generation)
+
+    def end(self, number: int, error: Callable[[], HearthError]) -> bool:
+        """End one request with an error, which its reader gets; returns whether it was here."""
+        generation = self._generations.get(number)
+        if generation is None:
+            return False
+        generation.fail(error(), time.monotonic())
+        self._cancel(generation)
+        return True
 
     async def call(self, call: Call) -> wire.Encoded | wire.Decoded:
         """Ask, and wait for the answer; raises what the engine or its end says."""
@@ -112,6 +131,15 @@ class Replica:
             self._fail(generation, error())
         for call in self._calls.values():
             call.fail(error())
+
+    async def until_idle(self, seconds: float) -> bool:
+        """Wait until no request is here, for so long at most; returns whether none is."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _send(self, process: EngineProcess, generation: Work) -> None:
         generation.taken_by(self.info, time.monotonic())
@@ -148,6 +176,8 @@ class Replica:
 
     def _drop(self, generation: Work) -> None:
         del self._generations[generation.rid]
+        if not self._generations:
+            self._idle.set()
         timer = self._deadlines.pop(generation.rid, None)
         if timer is not None:
             timer.cancel()
@@ -181,6 +211,11 @@ class Replica:
         self.state = "failed"
         self.failure = ModelFailed(message, code=code)
         self.fail_all(self.refusal)
+
+    def vacate(self) -> None:
+        """No process is here any more, nor will be."""
+        self._detach()
+        self.vacant = True
 
     def refusal(self) -> HearthError:
         """What a client of a failed model is told."""

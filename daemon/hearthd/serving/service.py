@@ -6,27 +6,31 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
 
 from hearthd import wire
+from hearthd.config.changes import compare_models
 from hearthd.config.schema import ModelConfig, RequestClass
 from hearthd.errors import DeadlineExceeded, HearthError, ShuttingDown
 from hearthd.serving.admission import Admission, Place
 from hearthd.serving.call import Answer, Call
+from hearthd.serving.changeover import Changeover
 from hearthd.serving.deployments import Deployment, Deployments, Revision, draft_config
 from hearthd.serving.encoding import Encoding, EncodingRequest
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.identity import ModelIdentity, identity_of
+from hearthd.serving.operations import WITHHELD, Operation, next_intake
 from hearthd.serving.principal import LEVELS, LOCAL, Principal
 from hearthd.serving.quota import Quota, Size, Standing
 from hearthd.serving.replica import Replica
 from hearthd.serving.router import pick
 from hearthd.serving.status import ModelStatus, Readiness
 from hearthd.serving.supervisor import Supervisor
+from hearthd.serving.under_way import UnderWay, cancelled, under_way
 from hearthd.serving.work import Work
 from hearthd.telemetry.metrics import Metrics
 from hearthd.telemetry.timeline import RequestTimeline
@@ -58,6 +62,7 @@ class Serving:
     ) -> None:
         """Starts nothing; raises ValueError for a name that stands for two models."""
         self._supervisor = supervisor
+        self._changeover = Changeover(supervisor)
         self._metrics = metrics
         self._call_seconds = call_seconds
         self._numbers = itertools.count(1)
@@ -214,6 +219,7 @@ class Serving:
         principal.check_use(deployment.name)
         if self._draining:
             raise _shutting_down()
+        deployment.check_intake()
         return deployment, pick(deployment.current.replicas)
 
     # --- what is known -------------------------------------------------------------------------
@@ -227,6 +233,19 @@ class Serving:
         status = self._deployments.resolve(name).status()
         return replace(status, adapter=self._deployments.adapter(name))
 
+    def under_way(self) -> list[UnderWay]:
+        """Every request that is admitted and not over, oldest first."""
+        now = time.monotonic()
+        works = [work for replica in self._replicas() for work in replica.works]
+        return [under_way(work, now) for work in sorted(works, key=lambda work: work.rid)]
+
+    def cancel(self, number: int) -> bool:
+        """End one request: its client is told by whom. Returns whether it was there."""
+        return any(replica.end(number, cancelled) for replica in self._replicas())
+
+    def _replicas(self) -> Iterator[Replica]:
+        return (r for deployment in self._deployments for r in deployment.current.replicas)
+
     def identity(self, name: str, principal: Principal = LOCAL) -> ModelIdentity | None:
         """What would answer under a name, if that is loaded or has been; None where it is not known yet.
 
@@ -239,17 +258,80 @@ class Serving:
         return identity_of(deployment.name, replica.info, deployment.current.config, adapter)
 
     def readiness(self) -> Readiness:
-        """Ready: every configured model answers; one that failed does not, and says why."""
+        """Ready: every configured model answers that no operator has taken out, and there is one."""
         models = tuple(self.models())
-        ready = bool(models) and all(model.answers for model in models) and not self._draining
+        served = [model for model in models if model.state not in WITHHELD]
+        ready = bool(served) and all(model.answers for model in served) and not self._draining
         return Readiness(ready=ready, draining=self._draining, models=models)
+
+    def stalled(self, now: float) -> list[str]:
+        """Models whose engines nobody looks after, though somebody should."""
+        return self._supervisor.stalled(now)
 
     # --- the daemon's life ---------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the engines; returns at once."""
         for deployment in self._deployments:
-            self._supervisor.start(deployment)
+            self._supervisor.start(deployment.name, deployment.current)
+
+    def reconfigure(
+        self,
+        models: Mapping[str, ModelConfig],
+        *,
+        queue_limit: int,
+        call_seconds: float,
+        drain_seconds: float,
+    ) -> None:
+        """Serve these models from now on; the names in them stand for one model each.
+
+        Engines of models that leave or change finish what they have within `drain_seconds`; what comes for a
+        changed one meanwhile waits for its new engine.
+        """
+        now = {deployment.name: deployment for deployment in self._deployments}
+        changes = compare_models({name: d.current.config for name, d in now.items()}, models)
+        going = [
+            r for name in (*changes.removed, *changes.replaced) for r in now[name].current.replicas
+        ]
+        for name, config in models.items():
+            if name in changes.added:
+                now[name] = self._deployment(name, models, queue_limit)
+            elif name in changes.replaced:
+                now[name].current = self._revision(now[name].current.number + 1, name, models)
+                now[name].intake = "open"
+            else:
+                now[name].current = replace(now[name].current, config=config)
+            now[name].admission.queue_limit = queue_limit
+        self._call_seconds = call_seconds
+        self._deployments = Deployments((now[name], models[name].aliases) for name in models)
+        coming = [(name, now[name].current) for name in (*changes.added, *changes.replaced)]
+        if going or coming:
+            self._changeover.begin(going, coming, drain_seconds)
+
+    def operate(self, name: str, operation: Operation, drain_seconds: float) -> ModelStatus:
+        """Do what an operator wants with a model, and say how it is then; never waits.
+
+        An engine that goes finishes what it has within `drain_seconds`. Raises ModelNotFound, Conflict,
+        ShuttingDown.
+        """
+        deployment = self._deployments.resolve(name)
+        if self._draining:
+            raise _shutting_down()
+        before = deployment.intake
+        deployment.intake = next_intake(
+            operation, before, name=deployment.name, pinned=deployment.pinned
+        )
+        if operation in ("pin", "unpin"):
+            deployment.pinned = operation == "pin"
+        going = deployment.current.replicas
+        if operation == "unload" and before != "unloaded":
+            self._changeover.begin(going, [], drain_seconds)
+        elif operation == "load" and (before == "unloaded" or _have_failed(going)):
+            current = deployment.current
+            replicas = (Replica(deployment.name, self._over),)
+            deployment.current = replace(current, number=current.number + 1, replicas=replicas)
+            self._changeover.begin(going, [(deployment.name, deployment.current)], drain_seconds)
+        return deployment.status()
 
     async def drain(self, seconds: float) -> bool:
         """Take nothing new and let what runs finish within `seconds`; returns whether all did.
@@ -275,6 +357,7 @@ class Serving:
         for deployment in self._deployments:
             for replica in deployment.current.replicas:
                 replica.fail_all(_shutting_down)
+        await self._changeover.stop(_shutting_down)
         await self._supervisor.stop(at_once=at_once)
 
     # --- parts ---------------------------------------------------------------------------------
@@ -282,9 +365,12 @@ class Serving:
     def _deployment(
         self, name: str, models: Mapping[str, ModelConfig], queue_limit: int
     ) -> Deployment:
-        draft = draft_config(models[name], models)
-        revision = Revision(1, models[name], (Replica(name, self._over),), draft)
+        revision = self._revision(1, name, models)
         return Deployment(name, int(time.time()), Admission(name, queue_limit), revision)
+
+    def _revision(self, number: int, name: str, models: Mapping[str, ModelConfig]) -> Revision:
+        draft = draft_config(models[name], models)
+        return Revision(number, models[name], (Replica(name, self._over),), draft)
 
     def _over(self, work: Work) -> None:
         """Count a request out, wherever it was counted in."""
@@ -315,6 +401,10 @@ class _Ticket:
     size: Size
     charge: int  # tokens
     admitted_seconds: float
+
+
+def _have_failed(replicas: Sequence[Replica]) -> bool:
+    return all(replica.state == "failed" for replica in replicas)
 
 
 def _size_of(submit: wire.Submit | wire.Embed) -> Size:

@@ -12,11 +12,12 @@ import msgspec
 import psutil
 
 from hearthd import wire
-from hearthd.errors import HearthError
+from hearthd.errors import EngineFailed, HearthError
 from hearthd.placement.ledger import Ledger
-from hearthd.serving.deployments import Deployment, Revision
+from hearthd.serving.deployments import Revision
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.process import EngineCommand, EngineProcess, engine_command
+from hearthd.serving.progress import Progress
 from hearthd.serving.replica import Replica
 from hearthd.serving.restart import GiveUp, RestartPolicy, after_end
 from hearthd.serving.vitals import Patience
@@ -46,24 +47,52 @@ class Supervisor:
     """Starts engines, replaces those that are lost, ends them all."""
 
     def __init__(self, ledger: Ledger, options: SupervisorOptions) -> None:
+        self.options = options
+        """For engines that start from now on."""
         self._ledger = ledger
-        self._options = options
         self._keepers: dict[Replica, asyncio.Task[None]] = {}
+        self._progress: dict[Replica, Progress] = {}  # of those that a keeper keeps
         self._processes: dict[Replica, EngineProcess] = {}
         self._sampler: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def start(self, deployment: Deployment) -> None:
-        """Keep the replicas of a deployment's current revision filled from now on; needs a loop."""
-        revision = deployment.current
+    def start(self, name: str, revision: Revision) -> None:
+        """Keep the replicas of a deployment's revision filled from now on; needs a loop."""
         for replica in revision.replicas:
-            task = asyncio.create_task(
-                self._keep(replica, revision), name=f"engine of {deployment.name}"
-            )
+            task = asyncio.create_task(self._keep(replica, revision), name=f"engine of {name}")
             task.add_done_callback(functools.partial(_tell_crash, replica))
             self._keepers[replica] = task
         if self._sampler is None:
             self._sampler = asyncio.create_task(self._sample_memory(), name="engine memory")
+
+    def stalled(self, now: float) -> list[str]:
+        """Models whose replica nobody has looked after when it was due, though somebody should."""
+        return [
+            replica.model
+            for replica, progress in self._progress.items()
+            if progress.is_stalled(now)
+        ]
+
+    async def retire(self, replica: Replica, seconds: float) -> None:
+        """Let its requests finish within `seconds`, then end it; nothing where it was never started."""
+        keeper = self._keepers.get(replica)
+        if keeper is None:
+            replica.vacate()
+            return
+        if not await replica.until_idle(seconds):
+            log.warning(
+                "%d requests are cut off", replica.n_outstanding, extra={"model": replica.model}
+            )
+        replica.fail_all(_replaced)
+        replica.retired = True
+        process = self._processes.get(replica)
+        if process is None:
+            keeper.cancel()
+        else:
+            process.stop()
+        await asyncio.gather(keeper, return_exceptions=True)
+        self._keepers.pop(replica, None)
+        replica.vacate()
 
     async def stop(self, *, at_once: bool = False) -> None:
         """End every engine: asked first and killed after `stop_seconds`, or killed at once. Idempotent."""
@@ -81,20 +110,28 @@ class Supervisor:
 
     async def _keep(self, replica: Replica, revision: Revision) -> None:
         """Run engine after engine in one replica, until it is stopped or given up."""
+        progress = self._progress[replica] = Progress()
+        try:
+            await self._keep_filled(replica, revision, progress)
+        finally:
+            del self._progress[replica]
+
+    async def _keep_filled(self, replica: Replica, revision: Revision, progress: Progress) -> None:
         n_losses, ever_ready = 0, False
-        while not self._stopping:
-            process = self._process(replica, revision)
+        while not self._is_over(replica):
+            progress.step()
+            process = self._process(replica, revision, progress)
             replica.attach(process)
             self._processes[replica] = process
             try:
                 end = await process.run()
             finally:
                 del self._processes[replica]
-            if self._stopping:
+            if self._is_over(replica):
                 return
             ever_ready = ever_ready or end.served_seconds is not None
             decision = after_end(
-                end, self._options.restarts, n_losses=n_losses, ever_ready=ever_ready
+                end, self.options.restarts, n_losses=n_losses, ever_ready=ever_ready
             )
             if isinstance(decision, GiveUp):
                 log.error("model failed: %s", decision.message, extra={"model": replica.model})
@@ -106,11 +143,15 @@ class Supervisor:
             )  # fmt: skip
             n_losses = decision.n_losses
             replica.lost(end)
+            progress.step(decision.delay_seconds)
             await asyncio.sleep(decision.delay_seconds)
 
-    def _process(self, replica: Replica, revision: Revision) -> EngineProcess:
+    def _is_over(self, replica: Replica) -> bool:
+        return self._stopping or replica.retired
+
+    def _process(self, replica: Replica, revision: Revision, progress: Progress) -> EngineProcess:
         free_bytes = self._ledger.free_bytes(revision.config.devices[0])
-        folders = self._options.prefix_folders
+        folders = self.options.prefix_folders
         folder = None if folders is None else folders.of(replica.model)
         load = self._with_hardware(revision.load_frame(replica.model, free_bytes, folder))
         load, cpus = self._on_its_node(load)
@@ -118,15 +159,16 @@ class Supervisor:
             load,
             replica,
             self._ledger,
-            self._options.patience,
-            log_level=self._options.log_level,
-            command=self._options.command,
+            self.options.patience,
+            log_level=self.options.log_level,
+            command=self.options.command,
             cpus=cpus,
+            progress=progress,
         )
 
     def _on_its_node(self, load: wire.Load) -> tuple[wire.Load, frozenset[int] | None]:
         """The frame of a whole model, and the processors of the memory node it is to stay on."""
-        cpus_of = self._options.cpus
+        cpus_of = self.options.cpus
         cpus = None if cpus_of is None or load.stages else cpus_of(load.device)
         if cpus_of is None or cpus is None:
             return load, None
@@ -137,9 +179,9 @@ class Supervisor:
 
     def _with_hardware(self, load: wire.Load) -> wire.Load:
         """The frame with the threads its devices have for it, and with what nothing is put on."""
-        if self._options.quarantined is not None:
-            load = msgspec.structs.replace(load, quarantined=self._options.quarantined())
-        threads_for = self._options.threads
+        if self.options.quarantined is not None:
+            load = msgspec.structs.replace(load, quarantined=self.options.quarantined())
+        threads_for = self.options.threads
         if threads_for is None:
             return load
         draft = load.draft
@@ -164,6 +206,10 @@ def _resident_bytes(pid: int) -> int | None:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return None
+
+
+def _replaced() -> HearthError:
+    return EngineFailed("the configuration of the model has changed; the answer is incomplete")
 
 
 def _tell_crash(replica: Replica, task: asyncio.Task[None]) -> None:
