@@ -11,6 +11,7 @@ from hearth_backends.base import Backend, LoadedModel
 from hearth_backends.errors import ModelFileError, Unsupported
 
 BACKENDS = {
+    "cuda": "hearth_backends.cuda.backend:CudaBackend",
     "gguf": "hearth_backends.gguf.backend:GgufBackend",
     "onnx": "hearth_backends.onnx.backend:OnnxBackend",
     "sim": "hearth_backends.sim.backend:SimBackend",

@@ -247,6 +247,20 @@ def _onnx(n_stages: int) -> Subject:
     )
 
 
+def _cuda(n_stages: int) -> Subject:
+    return Subject(
+        name=f"cuda, {n_stages} stages",
+        path=str(CANARY),
+        n_stages=n_stages,
+        load={"backend": "cuda", "kv_dtype": "f32", "weights": "fp32", "threads": 1},
+        fails_every=_fails_every("blocks", n_stages),
+        is_slow=n_stages == 2,
+        needs="torch",
+        refuses={"adapters": "loads no adapters"}
+        | ({"draft_models": "run ahead of their tokens"} if n_stages == 1 else {}),
+    )
+
+
 def _recurrent(architecture: str) -> Subject:
     """A tiny random model that carries a state."""
     return Subject(
@@ -276,4 +290,6 @@ SUBJECTS = [
     *map(_recurrent, ("mamba", "lfm2")),
     _onnx(1),
     _onnx(2),
+    _cuda(1),
+    _cuda(2),
 ]

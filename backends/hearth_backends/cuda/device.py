@@ -1,0 +1,116 @@
+"""Accelerator: one device of torch, whoever made it; and the one place that asks torch about devices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import psutil
+import torch
+
+from hearth_backends.base import DeviceInfo
+from hearth_backends.errors import Unsupported
+
+_VENDORS = {"cuda": "nvidia", "xpu": "intel", "mps": "apple"}
+
+
+def accelerator_infos() -> list[DeviceInfo]:
+    """What torch finds beside the processor."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        return []
+    return [_info(found.type, i) for i in range(torch.accelerator.device_count())]
+
+
+def _info(kind: str, index: int) -> DeviceInfo:
+    module = torch.get_device_module(kind)
+    free_bytes, total_bytes = module.mem_get_info(index)
+    properties = module.get_device_properties(index)
+    uuid = getattr(properties, "uuid", None)
+    return DeviceInfo(
+        name=f"{kind}:{index}",
+        kind="gpu",
+        description=module.get_device_name(index),
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        id=None if uuid is None else str(uuid),
+        vendor="amd" if torch.version.hip else _VENDORS.get(kind),
+    )
+
+
+class Accelerator:
+    """A device with what a runner needs of it: memory figures, events, and whether it has graphs."""
+
+    def __init__(self, name: str) -> None:
+        """`name` as in DeviceInfo; raises Unsupported where torch has no such device."""
+        try:
+            self.torch = torch.device("cpu" if name.startswith("cpu") else name)
+        except RuntimeError as error:
+            raise Unsupported(f"torch has no device {name!r}: {error}") from error
+        self.name = name
+        self.is_cpu = self.torch.type == "cpu"
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda", "other"]:
+        """What kernels are chosen by: AMD's GPUs are called cuda by torch, too."""
+        return {"cpu": "cpu", "cuda": "cuda"}.get(self.torch.type, "other")  # type: ignore[return-value]
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether launches can be recorded and replayed."""
+        return self.torch.type == "cuda"
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether bfloat16 is fast here; older GPUs have float16 only."""
+        return not self.is_cpu and (
+            self.torch.type != "cuda" or torch.cuda.get_device_capability(self.torch) >= (8, 0)
+        )
+
+    def used_bytes(self) -> int:
+        """What torch holds of the device's memory now; of the processor, what the process has."""
+        if self.is_cpu:
+            return int(psutil.Process().memory_info().rss)
+        return torch.accelerator.memory_allocated(self.torch)
+
+    def peak_bytes(self) -> int:
+        """The most that torch has held since `reset_peak`; of the processor, what is held now."""
+        return (
+            self.used_bytes() if self.is_cpu else torch.accelerator.max_memory_allocated(self.torch)
+        )
+
+    def reset_peak(self) -> None:
+        """Begin to watch for a new peak."""
+        if not self.is_cpu:
+            torch.accelerator.reset_peak_memory_stats(self.torch)
+
+    def give_back(self) -> None:
+        """Free what torch keeps for later."""
+        if not self.is_cpu:
+            torch.accelerator.empty_cache()
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched."""
+        if not self.is_cpu:
+            torch.accelerator.synchronize(self.torch)
+
+    def use_threads(self, n: int) -> None:
+        """Compute with so many threads from here on; on the processor only."""
+        if self.is_cpu and torch.get_num_threads() != n:
+            torch.set_num_threads(n)
+
+    def event(self) -> Event:
+        """A mark behind all that was launched so far."""
+        return Event(None if self.is_cpu else torch.accelerator.current_stream(self.torch))
+
+
+class Event:
+    """Something launched earlier; on the processor it is always done."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, stream: torch.Stream | None) -> None:
+        self._event = None if stream is None else stream.record_event()
+
+    def is_done(self) -> bool:
+        """Whether all before it has been computed; never waits."""
+        return self._event is None or self._event.query()

@@ -1,0 +1,105 @@
+"""Runner: one step of a stage on its device, from arrays of the host to logits or hidden states there."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hearth_backends.base import I32, Hidden
+from hearth_backends.cuda.decoder import Decoder
+from hearth_backends.cuda.device import Accelerator
+from hearth_backends.cuda.graphs import Graphs
+from hearth_backends.cuda.pool import KVPool
+from hearth_backends.cuda.rows import HostRows, Rows, StepRows
+from hearth_backends.cuda.transfer import to_device, to_device_flat, views
+from hearth_backends.errors import BackendError
+
+
+class Runner:
+    """Launches and does not wait: whatever it returns is a tensor that will be there in order."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        pool: KVPool,
+        rows: Rows,
+        device: Accelerator,
+        dtype: torch.dtype,
+    ) -> None:
+        self.pool = pool
+        self.rows = rows
+        self.device = device
+        self._decoder = decoder
+        self._dtype = dtype
+        self._graphs: Graphs | None = None
+        if decoder.weights.embedding is not None and decoder.weights.head is not None:
+            self._graphs = Graphs(device, most=rows.null_row)
+
+    def run(self, host: HostRows, x: Hidden | None) -> Tensor:
+        """Logits [k, n_vocab] of the wanted rows in float32, or hidden states [n, d_model].
+
+        They are overwritten by the next step.
+        """
+        self.rows.apply(to_device((host.changes,), self.device)[0])
+        if host.is_decode and self._graphs is not None and len(host.wanted) == len(host.tokens):
+            size = self._graphs.size_for(len(host.tokens))
+            if size is not None:
+                return self._decode(host, size)[: len(host.tokens)]
+        return self._mixed(host, x)
+
+    def close(self) -> None:
+        """Forget recorded steps."""
+        if self._graphs is not None:
+            self._graphs.close()
+
+    def _mixed(self, host: HostRows, x: Hidden | None) -> Tensor:
+        parts = to_device(host.arrays(), self.device)
+        n_columns = -(-int(host.lengths.max()) // self.pool.shape[1])
+        longest = int((host.row_starts[1:] - host.row_starts[:-1]).max())
+        return self._compute(parts, n_columns, longest, self._entering(parts[0], x))
+
+    def _entering(self, tokens: Tensor, x: Hidden | None) -> Tensor | None:
+        """Hidden states that a stage without embedding was given."""
+        if self._decoder.weights.embedding is not None:
+            return None
+        if x is None or x.shape[0] != len(tokens):
+            raise BackendError("a stage without embedding was given no hidden states")
+        hidden = torch.from_numpy(x)
+        if not self.device.is_cpu:
+            hidden = hidden.pin_memory()
+        return hidden.to(self.device.torch, self._dtype, non_blocking=True)
+
+    def _decode(self, host: HostRows, size: int) -> Tensor:
+        """One row of each sequence, all wanted, in a step of a fixed size."""
+        assert self._graphs is not None
+        arrays = host.padded(size, self.rows.null_row).arrays()
+        flat = to_device_flat(arrays, self.device)
+        compute = partial(self._compute_flat, arrays)
+        graph = self._graphs.get(size, compute, flat)
+        return compute(flat) if graph is None else graph(flat)
+
+    def _compute_flat(self, like: tuple[I32, ...], flat: Tensor) -> Tensor:
+        return self._compute(views(flat, like), self.rows.n_columns, 1, None)
+
+    def _compute(
+        self, parts: tuple[Tensor, ...], n_columns: int, longest: int, x: Tensor | None
+    ) -> Tensor:
+        tokens, owners, positions, slots, row_starts, lengths, seats, wanted = parts
+        rows = StepRows(
+            positions=positions,
+            slots=slots,
+            row_starts=row_starts,
+            lengths=lengths,
+            block_tables=self.rows.tables.index_select(0, seats)[:, :n_columns],
+            is_decode=longest == 1,
+            longest=longest,
+        )
+        if x is None:
+            known = torch.where(tokens < 0, self.rows.last.index_select(0, owners), tokens)
+            x = self._decoder.embed(known.clamp_min(0))  # -1: a row that allowed no token
+        x = self._decoder.layers(x, rows, self.pool)
+        if self._decoder.weights.head is None:
+            return x
+        return self._decoder.head(x.index_select(0, wanted))
