@@ -15,7 +15,7 @@ from aiohttp import web
 
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
-from hearthd.api import connection, keys, routes, top
+from hearthd.api import connection, keys, routes
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.policy import Policy
@@ -85,8 +85,6 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     metrics.watch_devices(lambda: devices.inventory.devices)
     app = web.Application(client_max_size=config.limits.max_body_bytes)
     app[keys.SERVING] = serving
-    app[top.LEDGER] = ledger
-    app[top.STATE_FOLDER] = Path(config.state)
     app[keys.METRICS] = metrics
     app[keys.DEVICES] = devices
     app[keys.CHECKUP] = checkup
