@@ -19,9 +19,13 @@ from hearthd.api.openai_models import ModelDetails
 from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
 from hearthd.api.rerank import RerankRequest
 from hearthd.api.routes import ROUTES
+from hearthd.api.top import CacheLoad, DeviceLoad, Operated, Top, TopAnswer, WatchedModel
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.hardware.checks import Calibration, Check, PairReport
 from hearthd.hardware.device import CpuFacts, Device, GpuFacts, PciLink, Reading
+from hearthd.log import Line
+from hearthd.serving.under_way import UnderWay
+from hearthd.telemetry.alerts import Alert
 from hearthd.telemetry.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -51,6 +55,15 @@ def test_every_route_is_documented() -> None:
         NewKey,
         Revoked,
         Action,
+        Top,
+        DeviceLoad,
+        WatchedModel,
+        CacheLoad,
+        TopAnswer,
+        Operated,
+        UnderWay,
+        Alert,
+        Line,
         PairReport,
         Check,
         Calibration,

@@ -21,6 +21,7 @@ from hearthd.api import (
     rerank,
     system,
     tokenize,
+    top,
 )
 from hearthd.serving.principal import Right
 
@@ -42,6 +43,7 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
     "watch": (
         web.get("/api/v1/keys", key_management.list_keys),
         web.get("/api/v1/audit", key_management.list_actions),
+        web.get("/api/v1/top", top.show_top),
     ),
     "use": (
         web.post("/v1/completions", openai_completions.completions),
@@ -61,6 +63,8 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
         web.post("/api/v1/cache/audit", cached_answers.audit),
         web.post("/api/v1/keys", key_management.add_key),
         web.delete("/api/v1/keys/{name}", key_management.revoke_key),
+        web.delete("/api/v1/requests/{number}", top.cancel_request),
+        web.post("/api/v1/models/{name:.+}/{operation}", top.operate),
     ),
 }
 
@@ -74,4 +78,5 @@ def setup(app: web.Application) -> None:
     """
     app.middlewares.append(middleware.watch)
     app.on_response_prepare.append(middleware.name_answer)
+    app.on_startup.append(top.remember_start)
     access.set_rights(app, ROUTES_BY_RIGHT)

@@ -10,8 +10,9 @@ from hearthd import wire
 from hearthd.config.schema import ModelConfig
 from hearthd.errors import ModelNotFound
 from hearthd.serving.admission import Admission
+from hearthd.serving.operations import Intake, refusal
 from hearthd.serving.replica import Replica
-from hearthd.serving.status import ModelStatus
+from hearthd.serving.status import ModelState, ModelStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,14 @@ class Deployment:
     created: int  # unix seconds
     admission: Admission
     current: Revision
+    intake: Intake = "open"
+    pinned: bool = False  # operators cannot unload it before they have said otherwise
+
+    def check_intake(self) -> None:
+        """Raise ModelDrained or ModelUnloaded where an operator has taken it out of service."""
+        error = refusal(self.name, self.intake)
+        if error is not None:
+            raise error
 
     @property
     def concurrency(self) -> int:
@@ -108,7 +117,7 @@ class Deployment:
         return ModelStatus(
             name=self.name,
             path=self.current.config.path,
-            state=best.state,
+            state=self._state(best),
             phase=best.phase,
             progress=best.progress,
             error=silent[best] if failure is None else failure.message,
@@ -121,10 +130,17 @@ class Deployment:
             pid=best.pid,
             n_restarts=sum(replica.n_restarts for replica in replicas),
             engine_rss_bytes=best.rss_bytes,
-            answers=best.state == "ready" and silent[best] is None,
+            answers=self.intake == "open" and best.state == "ready" and silent[best] is None,
+            pinned=self.pinned,
             beat=best.beat,
             adapters={adapter.name: adapter.path for adapter in self.current.config.lora},
         )
+
+    def _state(self, best: Replica) -> ModelState:
+        if self.intake == "unloaded":
+            gone = all(replica.vacant for replica in self.current.replicas)
+            return "unloaded" if gone else "unloading"
+        return "drained" if self.intake == "drained" and best.state == "ready" else best.state
 
 
 _STATE_ORDER = {"ready": 0, "restarting": 1, "loading": 2, "failed": 3}

@@ -1,0 +1,295 @@
+"""What operators watch: the whole box in one answer, and what they may do to models and requests."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, cast, get_args
+
+import msgspec
+from aiohttp import web
+
+from hearthd import __version__, log
+from hearthd.api.access import describe
+from hearthd.api.authentication import PRINCIPAL
+from hearthd.api.keys import CACHE, CHECKUP, DEVICES, SERVING
+from hearthd.api.openai_models import ModelDetails
+from hearthd.api.openai_models import describe as describe_model
+from hearthd.api.response import json_response
+from hearthd.cache.service import ResponseCache
+from hearthd.config.schema import Role
+from hearthd.errors import InvalidRequest, NotFound
+from hearthd.hardware.device import Device
+from hearthd.placement.ledger import Ledger
+from hearthd.serving.operations import Operation
+from hearthd.serving.principal import LOCAL, Principal
+from hearthd.serving.status import ModelStatus
+from hearthd.serving.under_way import UnderWay
+from hearthd.telemetry.alerts import (
+    Alert,
+    cache_alerts,
+    device_alerts,
+    disk_alerts,
+    in_order,
+    model_alerts,
+    quarantine_alerts,
+)
+
+LEDGER = web.AppKey("ledger", Ledger)
+STATE_FOLDER = web.AppKey("state_folder", Path)
+
+MOST_LINES: Final = 500
+MOST_REQUESTS: Final = 200
+_STARTED: Final = web.AppKey("started", float)
+DRAIN_SECONDS: Final = 30.0
+_MOST_DRAIN_SECONDS: Final = 86_400.0
+
+
+class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """One device now; null is unknown."""
+
+    name: str
+    kind: str
+    description: str
+    state: str
+    problem: str | None
+    total_bytes: int | None
+    used_bytes: int | None  # by whomsoever
+    budget_bytes: int | None  # that models may lease
+    leased_bytes: int
+    leases: dict[str, int]  # bytes by model
+    utilization: float | None
+    temperature_celsius: float | None
+    power_watts: float | None
+    power_limit_watts: float | None
+
+
+class WatchedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """One model now."""
+
+    name: str
+    pinned: bool
+    answers: bool
+    hearth: ModelDetails  # as in /v1/models
+
+
+class TopAnswer(msgspec.Struct, frozen=True):
+    """An answer that the cache has often given."""
+
+    key: str
+    model: str
+    question: str | None  # null: only operators see what others ask
+    hits: int
+    saved_seconds: float
+
+
+class CacheLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache did since the start."""
+
+    enabled: bool
+    results: dict[str, int]  # by X-Cache
+    n_answers: int
+    n_bytes: int
+    budget_bytes: int
+    saved_seconds: float
+    saved_tokens: int
+    top: list[TopAnswer]  # most frequent first; those that spared most are among them
+
+
+class Top(msgspec.Struct, frozen=True, kw_only=True):
+    """The box at one moment; times are unix seconds."""
+
+    version: str
+    now: float
+    started: float
+    draining: bool
+    role: Role  # of who asks
+    devices: list[DeviceLoad]
+    models: list[WatchedModel]
+    n_requests: int
+    requests: list[UnderWay]  # the oldest of them
+    n_output_tokens: int  # by the engines that are there, since each started
+    n_prompt_tokens: int
+    cache: CacheLoad
+    alerts: list[Alert]
+    log: list[log.Line] | None  # null: only operators see it
+
+
+class Operated(msgspec.Struct, frozen=True):
+    """How a model is once something was done to it; what takes time has begun."""
+
+    name: str
+    state: str
+    pinned: bool
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """A request that was ended."""
+
+    number: int
+
+
+async def show_top(request: web.Request) -> web.Response:
+    """GET /api/v1/top"""
+    after = _number(request.query.get("log_after", "0"), "log_after")
+    limit = min(MOST_LINES, _number(request.query.get("log_limit", "200"), "log_limit"))
+    app, principal = request.app, request.get(PRINCIPAL, LOCAL)
+    serving = app[SERVING]
+    readiness, requests = serving.readiness(), serving.under_way()
+    devices = list(app[DEVICES].inventory.devices) if DEVICES in app else []
+    beats = [status.beat for status in readiness.models if status.beat is not None]
+    top = Top(
+        version=__version__,
+        now=time.time(),
+        started=app[_STARTED],
+        draining=readiness.draining,
+        role=principal.role,
+        devices=_device_loads(devices, app.get(LEDGER)),
+        models=[_watched(status) for status in readiness.models],
+        n_requests=len(requests),
+        requests=requests[:MOST_REQUESTS],
+        n_output_tokens=sum(beat.n_output_tokens for beat in beats),
+        n_prompt_tokens=sum(beat.n_prompt_tokens for beat in beats),
+        cache=_cache_load(app[CACHE], principal),
+        alerts=await _alerts(app, readiness.models, devices),
+        log=log.tail.after(after, limit) if principal.is_operator else None,
+    )
+    return json_response(top, headers={"Cache-Control": "no-store"})
+
+
+async def operate(request: web.Request) -> web.Response:
+    """POST /api/v1/models/{name}/{operation}; 202: what takes time has begun."""
+    name, operation = request.match_info["name"], request.match_info["operation"]
+    describe(request, f"{operation} {name}")
+    if operation not in get_args(Operation):
+        raise NotFound(f"there is no operation {operation!r}: {', '.join(get_args(Operation))}")
+    seconds = _seconds(request.query.get("drain_seconds"))
+    status = request.app[SERVING].operate(name, cast(Operation, operation), seconds)
+    return json_response(Operated(status.name, status.state, status.pinned), status=202)
+
+
+async def cancel_request(request: web.Request) -> web.Response:
+    """DELETE /api/v1/requests/{number}"""
+    number = _number(request.match_info["number"], "number")
+    describe(request, str(number))
+    if not request.app[SERVING].cancel(number):
+        raise NotFound(f"no request {number} is under way")
+    return json_response(Cancelled(number))
+
+
+async def remember_start(app: web.Application) -> None:
+    """When the daemon began; a signal of its start."""
+    app[_STARTED] = time.time()
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def _number(text: str, param: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 15:
+        raise InvalidRequest(f"{param}: must be a whole number, not {text!r}", param=param)
+    return int(text)
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return DRAIN_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= _MOST_DRAIN_SECONDS:
+        raise InvalidRequest(
+            f"drain_seconds: must be 0 to {_MOST_DRAIN_SECONDS:.0f}", param="drain_seconds"
+        )
+    return seconds
+
+
+def _device_loads(devices: Iterable[Device], ledger: Ledger | None) -> list[DeviceLoad]:
+    return [_device_load(device, ledger) for device in devices]
+
+
+def _device_load(device: Device, ledger: Ledger | None) -> DeviceLoad:
+    reading, leases = device.reading, {} if ledger is None else ledger.held(device.name)
+    known = device.total_bytes is not None and reading.free_bytes is not None
+    return DeviceLoad(
+        name=device.name,
+        kind=device.kind,
+        description=device.description,
+        state=device.state,
+        problem=device.problem,
+        total_bytes=device.total_bytes,
+        used_bytes=(device.total_bytes or 0) - (reading.free_bytes or 0) if known else None,
+        budget_bytes=None if ledger is None else ledger.budget_bytes(device.name),
+        leased_bytes=sum(leases.values()),
+        leases=leases,
+        utilization=reading.utilization,
+        temperature_celsius=reading.temperature_celsius,
+        power_watts=reading.power_watts,
+        power_limit_watts=reading.power_limit_watts,
+    )
+
+
+def _watched(status: ModelStatus) -> WatchedModel:
+    details = describe_model(status).hearth
+    return WatchedModel(
+        name=status.name, pinned=status.pinned, answers=status.answers, hearth=details
+    )
+
+
+def _cache_load(cache: ResponseCache, principal: Principal) -> CacheLoad:
+    counts = cache.counts
+    results: dict[str, int] = {}
+    for (_, result), n in counts.results.items():
+        results[result] = results.get(result, 0) + n
+    kept = [] if cache.exact is None else cache.exact.top
+    return CacheLoad(
+        enabled=cache.exact is not None,
+        results=results,
+        n_answers=counts.n_entries,
+        n_bytes=counts.n_bytes,
+        budget_bytes=cache.policy.cache.budget,
+        saved_seconds=sum(counts.saved_seconds.values()),
+        saved_tokens=sum(counts.saved_tokens.values()),
+        top=[
+            TopAnswer(
+                answer.key,
+                answer.model,
+                answer.question if principal.is_operator else None,
+                answer.hits,
+                answer.saved_seconds,
+            )
+            for answer in kept
+        ],
+    )
+
+
+async def _alerts(
+    app: web.Application, models: Iterable[ModelStatus], devices: Iterable[Device]
+) -> list[Alert]:
+    folder = app.get(STATE_FOLDER)
+    disk: list[Alert] = []
+    if folder is not None:
+        free_bytes, total_bytes = await asyncio.to_thread(_room, folder)
+        disk = disk_alerts(str(folder), free_bytes, total_bytes)
+    quarantined = app[CHECKUP].quarantined() if CHECKUP in app else {}
+    return in_order(
+        [
+            *model_alerts(models),
+            *disk,
+            *device_alerts(devices),
+            *quarantine_alerts(quarantined),
+            *cache_alerts(app[CACHE].counts.faults),
+        ]
+    )
+
+
+def _room(folder: Path) -> tuple[int | None, int | None]:
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None, None
+    return usage.free, usage.total
