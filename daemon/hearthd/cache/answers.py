@@ -206,6 +206,17 @@ def page(
     return (rows[-1][0] if len(rows) == limit else 0), entries
 
 
+def beginnings(
+    connection: Connection, after: bytes, limit: int, n_bytes: int
+) -> tuple[bytes, bytes]:
+    """Keys in order, after one: their first bytes, and the last key (nothing: the end)."""
+    rows = connection.execute(
+        "SELECT key FROM answers WHERE key > ? ORDER BY key LIMIT ?", (after, limit)
+    ).fetchall()
+    read = b"".join([key[:n_bytes] for (key,) in rows])
+    return read, rows[-1][0] if len(rows) == limit else b""
+
+
 # --- parts -------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from hearthd.cache.counts import Counts
 from hearthd.cache.entry import Entry, Listed, ScopeSum
 from hearthd.cache.fingerprint import Fingerprint
 from hearthd.cache.frequency import FrequencySketch
+from hearthd.cache.known import BEGINNING, KnownKeys
 from hearthd.cache.recording import BadRecording, Recording, pack, unpack
 from hearthd.cache.tables import SCHEMA
 from hearthd.store.database import Database, Work
@@ -33,6 +34,7 @@ _AFTER_FAULT_SECONDS: Final = 30.0  # without writing, before it is tried again
 _MOST_PENDING: Final = 256  # answers on their way to the disk
 _TOP: Final = 10
 _EXPIRE_TICKS: Final = 60
+_KEYS: Final = 5000  # read at once: a few milliseconds, for which a lookup may have to wait
 
 
 class ExactCache:
@@ -54,6 +56,7 @@ class ExactCache:
         self._entry_bytes = entry_bytes
         self.ttl_seconds = ttl_seconds
         self._frequency = FrequencySketch()
+        self._known = KnownKeys()
         self._database: Database | None = None
         self._hits: dict[bytes, tuple[int, float]] = {}  # not yet written
         self._n_pending = 0
@@ -61,6 +64,7 @@ class ExactCache:
         self._alerted: set[StoreFault] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()  # or found that it cannot be
+        self._keys_read = asyncio.Event()
         self.top: list[Listed] = []  # of a moment ago, by count and then by time saved, each once
 
     # --- life ----------------------------------------------------------------------------------
@@ -73,11 +77,15 @@ class ExactCache:
         try:
             self._database = await asyncio.to_thread(_open, self._path)
             await self._measure(self._database)
-            self._keeper = asyncio.create_task(self._keep(), name="cache")
+            self._keeper = asyncio.create_task(self._keep(self._database), name="cache")
         except StoreError as error:
             self._fault(error)
         finally:
             self._opened.set()
+
+    async def keys_read(self) -> None:
+        """Wait until it is known what there is; until then all is looked for."""
+        await self._keys_read.wait()
 
     async def close(self) -> None:
         """Write what is still in memory, and close."""
@@ -95,7 +103,7 @@ class ExactCache:
     async def find(self, fingerprint: Fingerprint) -> tuple[Entry, Recording] | None:
         """The answer, whole and unpacked; None where there is none, or it cannot be had now."""
         self._frequency.add(fingerprint.key)
-        if self._database is None:
+        if self._database is None or fingerprint.key not in self._known:
             return None
         try:
             async with asyncio.timeout(FIND_SECONDS):
@@ -136,6 +144,7 @@ class ExactCache:
             self._counts.fault("busy")
             return
         self._n_pending += 1
+        self._known.add(fingerprint.key)
         try:
             put = await database.write(
                 lambda c: self._put(c, fingerprint, recording, cost_seconds, question)
@@ -228,6 +237,8 @@ class ExactCache:
             ]
             return sum(put.kept for put in puts)
 
+        for entry in entries:
+            self._known.add(entry.key)
         n_kept = await self._open_one.write(work)
         await self._measure(self._open_one)
         return n_kept
@@ -240,22 +251,43 @@ class ExactCache:
 
     # --- keeping it in order -------------------------------------------------------------------
 
-    async def _keep(self) -> None:
+    async def _keep(self, database: Database) -> None:
         n_ticks = 0
+        await self._read_keys(database)
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            database = self._database
-            if database is None or time.monotonic() < self._no_writes_until:
+            if time.monotonic() < self._no_writes_until:
                 continue
             try:
                 await self._write_hits(database)
                 await self._in_budget(database)
                 if n_ticks % _EXPIRE_TICKS == 0:
                     await self._expire(database)
+                if self._known.are_many_new:
+                    await self._read_keys(database)
                 n_ticks += 1
             except StoreError as error:
                 self._no_writes_until = time.monotonic() + _AFTER_FAULT_SECONDS
                 self._fault(error)
+
+    async def _read_keys(self, database: Database) -> None:
+        """Learn what there is, a few keys at a time: lookups go on between them."""
+        self._known.begin()
+        read, last = bytearray(), b""
+        try:
+            await database.write(lambda c: None)  # what was to be kept until now is on disk
+            while True:
+                some, last = await database.read(
+                    partial(answers.beginnings, after=last, limit=_KEYS, n_bytes=BEGINNING)
+                )
+                read += some
+                if not last:
+                    break
+        except StoreError as error:
+            self._fault(error)
+        else:
+            self._known.end(bytes(read))
+            self._keys_read.set()
 
     async def _write_hits(self, database: Database) -> None:
         hits, self._hits = self._hits, {}

@@ -99,8 +99,8 @@ class ResponseCache:
         if why_not is not None or identity is None or self.exact is None:
             if asked.control.only_if_cached:
                 raise _not_cached()
+            source = await stack.enter_async_context(live())  # refuses what is no model's name
             self.counts.bypass(asked.model if identity is None else identity.name, why_not or "off")
-            source = await stack.enter_async_context(live())
             return Found("BYPASS", asked.id, asked.created, source=source)
         wanted = fingerprint(
             asked.requests, identity, self.policy.partition(asked.principal), seeded=asked.seeded
