@@ -3,8 +3,8 @@
 
 The same chat goes in turn to hearthd over HTTP and to an EngineCore in this process, where it is
 rendered and tokenized before the clock starts. The difference of the two is what everything around
-the engine adds: parsing, admission, both socket hops, template, tokenizer, SSE, and the client itself.
-Each chat is new, so no prefix is cached.
+the engine adds: parsing, admission, a look into the cache of answers, both socket hops, template, tokenizer,
+SSE, and the client itself, which keeps its connection. Each chat is new, so nothing is cached.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ async def _measure(
     client_seconds: list[float] = []
     engine_seconds: list[float] = []
     counts: list[int] = []
-    async with endpoint.session(60.0) as session:
+    async with endpoint.session(60.0, as_clients_do=True) as session:
         client = Client(endpoint, session, chat=True)
         with quiet_collector():
             for i in range(n_chats + 2):

@@ -33,18 +33,26 @@ class Endpoint:
         return self.socket or self.root
 
     @asynccontextmanager
-    async def session(self, timeout_seconds: float) -> AsyncIterator[aiohttp.ClientSession]:
-        """A session with as many connections as are asked for, one for each request.
+    async def session(
+        self, timeout_seconds: float, *, as_clients_do: bool = False
+    ) -> AsyncIterator[aiohttp.ClientSession]:
+        """A session with as many connections as are asked for.
 
-        (llama-server ends a connection after a stream, though its headers offer to keep it.)
-        `timeout_seconds` bounds the wait for the next bytes of an answer.
+        Each request has a connection of its own, since llama-server ends one after a stream, though its
+        headers offer to keep it; and the cache of answers has no part in it. With `as_clients_do`
+        connections are kept, and the cache is asked. `timeout_seconds` bounds the wait for the next bytes
+        of an answer.
         """
         connector: aiohttp.BaseConnector
         if self.socket is None:
-            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            connector = aiohttp.TCPConnector(limit=0, force_close=not as_clients_do)
         else:
-            connector = aiohttp.UnixConnector(path=self.socket, limit=0, force_close=True)
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+            connector = aiohttp.UnixConnector(
+                path=self.socket, limit=0, force_close=not as_clients_do
+            )
+        headers = {"Content-Type": "application/json"}
+        if not as_clients_do:
+            headers["Cache-Control"] = "no-store"
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout_seconds)
