@@ -39,6 +39,28 @@ def test_the_longer_row_is_cut_where_it_is_the_last_one() -> None:
     assert reserve(store, (other, 2)).ops == (KVOp(TRUNCATE, 0, 0, 36),)
 
 
+def test_its_own_end_is_given_up_before_another_chat() -> None:
+    store = CellStore(2, 200, 100)
+    cache(store, Seq(1, range(40)))
+    cache(store, Seq(2, range(50, 80)))
+    cache_hit = Seq(3, [*range(36), 90, 91])
+    store.match(cache_hit)
+    assert reserve(store, (cache_hit, 2)).ops == (KVOp(TRUNCATE, 0, 0, 36),)
+    assert store.match(Seq(4, range(50, 81))) == 30, (
+        "the other chat, used longest ago, is still there"
+    )
+
+
+def test_a_short_row_used_long_ago_goes_before_a_long_end() -> None:
+    store = CellStore(2, 200, 100)
+    cache(store, Seq(1, range(60)))
+    cache(store, Seq(2, range(70, 90)))
+    other = Seq(3, [*range(32), 90, 91])
+    store.match(other)
+    assert reserve(store, (other, 2)).ops == (KVOp(TRUNCATE, 1, 1, 0), KVOp(FORK, 0, 1, 32))
+    assert store.match(Seq(4, range(61))) == 60
+
+
 def test_a_running_row_is_forked_and_goes_on() -> None:
     store = CellStore(2, 200, 100)
     first = Seq(1, range(50))

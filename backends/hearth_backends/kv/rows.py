@@ -148,17 +148,24 @@ class RowStore(TransactionalStore[RowStrand]):
             else:
                 row = next(empty, UNSEATED)
                 if row == UNSEATED:
-                    row = self._least_used(taken, None if source is None else strand.source)
+                    row = self._least_lost(strand, source, taken)
                 if row == UNSEATED:
                     return None
             taken.add(row)
             seats.append((strand, row))
         return seats
 
-    def _least_used(self, taken: set[int], own: int | None) -> int:
-        """The idle row that is missed least: unpinned, or the strand's own source."""
+    def _least_lost(self, strand: RowStrand, source: RowStrand | None, taken: set[int]) -> int:
+        """The idle row to be given up: the least recently used, or the strand's own source where that
+        loses less, being cut to what the strand needs of it (None: others need more of it)."""
+        row = self._least_used(taken)
+        if source is None or (row != UNSEATED and self._row(row).n < source.n - strand.n):
+            return row
+        return strand.source
+
+    def _least_used(self, taken: set[int]) -> int:
         for row in self._idle:
-            if row not in taken and (row == own or not self._pins[row]):
+            if row not in taken and not self._pins[row]:
                 return row
         return UNSEATED
 
