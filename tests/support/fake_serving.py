@@ -14,9 +14,11 @@ from hearthd.config.schema import ModelConfig
 from hearthd.errors import EngineFailed, HearthError, InvalidRequest, ModelNotFound
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.identity import ModelIdentity, identity_of
+from hearthd.serving.operations import Operation
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.service import Serving
 from hearthd.serving.status import ModelStatus, Readiness
+from hearthd.serving.under_way import UnderWay
 from hearthd.telemetry.timeline import RequestTimeline
 
 DIGEST = "0123456789abcdef" * 4
@@ -98,6 +100,8 @@ class FakeServing(Serving):
         self.requests: list[GenerationRequest] = []
         self.request_ids: list[str] = []
         self.left: list[int] = []
+        self.going: list[UnderWay] = []
+        self.operated: list[tuple[str, Operation, float]] = []
         self._quotas = {}
         self._happened = asyncio.Event()  # something was submitted or left
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,6 +155,17 @@ class FakeServing(Serving):
     def readiness(self) -> Readiness:
         ready = all(status.state == "ready" for status in self.statuses)
         return Readiness(ready=ready, draining=False, models=tuple(self.statuses))
+
+    def under_way(self) -> list[UnderWay]:
+        return list(self.going)
+
+    def cancel(self, number: int) -> bool:
+        return any(request.number == number for request in self.going)
+
+    def operate(self, name: str, operation: Operation, drain_seconds: float) -> ModelStatus:
+        status = self.model(name)
+        self.operated.append((name, operation, drain_seconds))
+        return status
 
     async def got(self, n: int) -> None:
         """Wait until n requests have been submitted."""

@@ -27,11 +27,15 @@ class Changeover:
         going: Sequence[Replica],
         coming: Sequence[tuple[str, Revision]],
         drain_seconds: float,
+        error: Callable[[], HearthError] | None = None,
     ) -> None:
-        """Returns at once; what comes is named as its deployment is."""
+        """Returns at once; what comes is named as its deployment is.
+
+        `error` is what requests end with that were not done in time (None: that the model was changed).
+        """
         self._going.update(going)
         self._latest = asyncio.create_task(
-            self._change(self._latest, going, coming, drain_seconds), name="changeover"
+            self._change(self._latest, going, coming, drain_seconds, error), name="changeover"
         )
         self._latest.add_done_callback(_tell_crash)
 
@@ -54,10 +58,11 @@ class Changeover:
         going: Sequence[Replica],
         coming: Sequence[tuple[str, Revision]],
         drain_seconds: float,
+        error: Callable[[], HearthError] | None,
     ) -> None:
         if before is not None:
             await before
-        await asyncio.gather(*(self._supervisor.retire(old, drain_seconds) for old in going))
+        await asyncio.gather(*(self._supervisor.retire(old, drain_seconds, error) for old in going))
         self._going.difference_update(going)
         for name, revision in coming:
             self._supervisor.start(name, revision)

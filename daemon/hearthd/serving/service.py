@@ -23,7 +23,7 @@ from hearthd.serving.deployments import Deployment, Deployments, Revision, draft
 from hearthd.serving.encoding import Encoding, EncodingRequest
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.identity import ModelIdentity, identity_of
-from hearthd.serving.operations import WITHHELD, Operation, next_intake
+from hearthd.serving.operations import WITHHELD, Operation, next_intake, unloaded
 from hearthd.serving.principal import LEVELS, LOCAL, Principal
 from hearthd.serving.quota import Quota, Size, Standing
 from hearthd.serving.replica import Replica
@@ -325,7 +325,8 @@ class Serving:
             deployment.pinned = operation == "pin"
         going = deployment.current.replicas
         if operation == "unload" and before != "unloaded":
-            self._changeover.begin(going, [], drain_seconds)
+            name = deployment.name
+            self._changeover.begin(going, [], drain_seconds, lambda: unloaded(name))
         elif operation == "load" and (before == "unloaded" or _have_failed(going)):
             current = deployment.current
             replicas = (Replica(deployment.name, self._over),)

@@ -73,8 +73,10 @@ class Supervisor:
             if progress.is_stalled(now)
         ]
 
-    async def retire(self, replica: Replica, seconds: float) -> None:
-        """Let its requests finish within `seconds`, then end it; nothing where it was never started."""
+    async def retire(
+        self, replica: Replica, seconds: float, error: Callable[[], HearthError] | None = None
+    ) -> None:
+        """Let its requests finish within `seconds`, then end it, and those that are left with `error`."""
         keeper = self._keepers.get(replica)
         if keeper is None:
             replica.vacate()
@@ -83,7 +85,7 @@ class Supervisor:
             log.warning(
                 "%d requests are cut off", replica.n_outstanding, extra={"model": replica.model}
             )
-        replica.fail_all(_replaced)
+        replica.fail_all(error or _replaced)
         replica.retired = True
         process = self._processes.get(replica)
         if process is None:
