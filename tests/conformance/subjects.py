@@ -261,6 +261,17 @@ def _cuda(n_stages: int) -> Subject:
     )
 
 
+def _onnx_in_phases() -> Subject:
+    """Two sets of weights, of one kind: outputs are then the same whatever was computed with which."""
+    whole = _onnx(1)
+    return replace(
+        whole,
+        name="onnx, two sets of weights",
+        load={**whole.load, "weights": "fp32+fp32"},
+        is_slow=True,
+    )
+
+
 def _recurrent(architecture: str) -> Subject:
     """A tiny random model that carries a state."""
     return Subject(
@@ -290,6 +301,7 @@ SUBJECTS = [
     *map(_recurrent, ("mamba", "lfm2")),
     _onnx(1),
     _onnx(2),
+    _onnx_in_phases(),
     _cuda(1),
     _cuda(2),
 ]

@@ -160,5 +160,10 @@ def _refuse(model: ModelSpec, spec: StageSpec) -> None:
             f"backend {NAME}: the scales of 8-bit keys and values are found by letting the whole model "
             "write, and this is a part of one"
         )
+    if len(kinds.phases(spec.weight_kind)) > 1 and not is_whole(model, spec):
+        raise Unsupported(
+            f"backend {NAME}: weights {spec.weight_kind} tell prompts from what is decoded, which only "
+            "the last of several stages knows"
+        )
     if spec.kv_dtype == "q8_0" and spec.weight_kind == "fp16":
         raise Unsupported(f"backend {NAME}: kv_dtype q8_0 does not go with weights fp16")

@@ -16,9 +16,10 @@ from hearth_backends.weights.matrix import Matrix
 from hearth_backends.weights.reader import TensorReader
 from hearth_backends.weights.spec import ModelSpec
 
-KINDS = (
+_ONE = (
     "file", "fp32", "fp16", "int8", "int8-smooth", "int8-32", "int4-32", "int4-128",
 )  # fmt: skip
+KINDS = (*_ONE, "int8+int4-32", "int8+int4-128")
 """Names that the configuration takes as `weights`.
 
 file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, int4-32 and int4-128
@@ -32,6 +33,7 @@ int8-smooth  the same, and all inputs are smoothed
 int8-32   8 bits in blocks of 32
 int4-32   4 bits in blocks of 32
 int4-128  4 bits in blocks of 128
+A+B       two sets of weights, prompts being computed with A and decoding with B, for any two of these
 """
 
 _GROUPED: Mapping[frozenset[str], str] = {
@@ -48,9 +50,19 @@ _PLAIN_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 def support(kind: str) -> Support:
     """Whether there is such a kind."""
-    if kind in KINDS:
-        return Support(True)
-    return Support(False, f"it knows no weights of the kind {kind!r}; it knows {', '.join(KINDS)}")
+    parts = phases(kind)
+    if len(parts) > 2 or not all(part in _ONE for part in parts):
+        return Support(
+            False, f"it knows no weights of the kind {kind!r}; it knows {', '.join(KINDS)}"
+        )
+    if len(parts) == 2 and "fp16" in parts:
+        return Support(False, "fp16 shares keys and values with no other kind of weights")
+    return Support(True)
+
+
+def phases(kind: str) -> tuple[str, ...]:
+    """The kinds of the sets of weights that a stage holds: of prompts first; mostly one for all."""
+    return tuple(kind.split("+"))
 
 
 def kind_of(kind: str, matrix: Matrix, model: ModelSpec) -> str:

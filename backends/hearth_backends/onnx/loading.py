@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hearth_backends.base import F32, I32, Hidden, Progress, StageSpec
 from hearth_backends.errors import BackendError, OutOfMemory, StepError
 from hearth_backends.onnx import calibration, session
 from hearth_backends.onnx.decoder import build_decoder
-from hearth_backends.onnx.kinds import ALWAYS_SMOOTHED, SMOOTHED
+from hearth_backends.onnx.kinds import ALWAYS_SMOOTHED, SMOOTHED, phases
 from hearth_backends.onnx.memory import packed_bytes
 from hearth_backends.onnx.observing import find_smoothing
 from hearth_backends.onnx.packing import default_folder, pack
@@ -55,14 +56,41 @@ def load_parts(model: ModelSpec, spec: StageSpec, progress: Progress) -> Parts:
     if spec.kv_dtype == "q8_0" and embed is not None:
         scales = _kv_scales(reader, spec, embed, folder, progress)
     slots = _make_slots(model, spec, scales)
-    runner = _make_runner(reader, spec, slots, scales, folder, progress)
-    try:
-        _warm_up(runner, model, spec)
-    except BaseException:
-        runner.close()
-        raise
+    runners = _make_runners(reader, spec, slots, scales, folder, progress)
     version = "" if scales is None else hashlib.sha256(scales.tobytes()).hexdigest()[:16]
-    return Parts(runner, slots, model.digest, version, model.d_model, model.n_vocab, embed)
+    return Parts(
+        runners[0], runners[-1], slots, model.digest, version, model.d_model, model.n_vocab, embed
+    )
+
+
+def _make_runners(
+    reader: TensorReader,
+    spec: StageSpec,
+    slots: Slots,
+    scales: F32 | None,
+    folder: Path,
+    progress: Progress,
+) -> list[Runner]:
+    """One for each set of weights, over the same keys and values, warmed up."""
+    runners: list[Runner] = []
+    kinds = phases(spec.weight_kind)
+    try:
+        for i, kind in enumerate(kinds):
+            share = partial(_share, progress, i, len(kinds))
+            one = replace(spec, weight_kind=kind)
+            runner = _make_runner(reader, one, slots, scales, folder, share)
+            runners.append(runner)
+            _warm_up(runner, reader.spec, spec)
+    except BaseException:
+        for runner in runners:
+            runner.close()
+        raise
+    return runners
+
+
+def _share(progress: Progress, i: int, n: int, part: float) -> None:
+    """Of n things that take about as long, the i-th is so far."""
+    progress((i + part) / n)
 
 
 def _make_slots(model: ModelSpec, spec: StageSpec, scales: F32 | None) -> Slots:
@@ -128,6 +156,7 @@ def _kv_scales(
 ) -> F32:
     """What an earlier load found, or what this one finds with keys and values in float32."""
     model = reader.spec
+    spec = replace(spec, weight_kind=phases(spec.weight_kind)[0])
     shape = (model.n_layers, 2, model.n_kv_heads, padded_head_dim(model))
     path = calibration.scales_path(folder, _fingerprint(model, spec))
     kept = calibration.kept_scales(path, shape)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
 
 from hearth_backends.base import Bytes, StageSpec
-from hearth_backends.onnx.kinds import kind_of
+from hearth_backends.onnx.kinds import kind_of, phases
 from hearth_backends.onnx.packing import SMALL_BYTES
 from hearth_backends.onnx.recipe import layer_recipe, padded_head_dim
 from hearth_backends.onnx.stage import CHUNK_ROWS
@@ -56,14 +58,14 @@ def estimate_bytes(model: ModelSpec, spec: StageSpec) -> Bytes:
 
 
 def packed_bytes(model: ModelSpec, spec: StageSpec) -> int:
-    """Of the matrices as they are packed here; norms and biases are not worth counting."""
+    """Of the matrices as they are packed here, in all sets; norms and biases are not worth counting."""
     return _matrix_bytes(model, spec, _BITS)
 
 
 def _matrix_bytes(model: ModelSpec, spec: StageSpec, bits: Mapping[str, float]) -> int:
     n_bits = 0.0
-    for matrix in _matrices(model, spec):
-        kind = kind_of(spec.weight_kind, matrix, model)
+    for phase, matrix in product(phases(spec.weight_kind), _matrices(model, spec)):
+        kind = kind_of(phase, matrix, model)
         n_bits += matrix.n_out * matrix.n_columns * bits.get(kind, 0.0)
     return int(n_bits / 8)
 
@@ -71,10 +73,15 @@ def _matrix_bytes(model: ModelSpec, spec: StageSpec, bits: Mapping[str, float]) 
 def _weights(model: ModelSpec, spec: StageSpec) -> int:
     """ONNX Runtime packs weights anew; a large file they came from can be reclaimed, memory cannot."""
     packed = packed_bytes(model, spec)
+    in_memory = sum(
+        n_bytes
+        for phase in phases(spec.weight_kind)
+        if (n_bytes := packed_bytes(model, replace(spec, weight_kind=phase))) <= SMALL_BYTES
+    )
     sums = _matrix_bytes(model, spec, _SUM_BITS)
     embedding = model.tensors.get("model.embed_tokens.weight")
     looked_up = embedding.n_bytes if spec.embed and embedding is not None else 0
-    return packed * (2 if packed <= SMALL_BYTES else 1) + sums + looked_up
+    return packed + in_memory + sums + looked_up
 
 
 def _matrices(model: ModelSpec, spec: StageSpec) -> Iterator[Matrix]:
@@ -98,4 +105,5 @@ def _workspace(model: ModelSpec, spec: StageSpec) -> int:
     scores = rows * model.n_heads * min(spec.n_ctx, CHUNK_ROWS) * 4
     logits = 2 * n_wanted(spec) * model.n_vocab * 4 if spec.head else 0
     left_behind = min(packed_bytes(model, spec) // 4, LEFT_BEHIND_BYTES)
-    return 4 * rows * widths + scores + logits + left_behind + SESSION_BYTES
+    sessions = SESSION_BYTES + 4 * rows * widths  # each has an arena of its own
+    return sessions * len(phases(spec.weight_kind)) + scores + logits + left_behind

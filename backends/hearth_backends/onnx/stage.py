@@ -45,7 +45,8 @@ _NOTHING = Sampled(np.empty(0, np.int32))
 class Parts:
     """What a stage is put together from; the stage owns the runner."""
 
-    runner: Runner
+    runner: Runner  # of prompts
+    decoder: Runner  # of what is decoded; mostly the same one
     slots: Slots
     digest: str
     state_version: str  # of exported states, beside what the spec says
@@ -144,6 +145,7 @@ class OnnxStage(Stage):
         if not self._closed:
             self._closed = True
             self._parts.runner.close()
+            self._parts.decoder.close()
 
     # --- one step ------------------------------------------------------------------------------
 
@@ -218,9 +220,10 @@ class OnnxStage(Stage):
 
     def _compute(self, batch: Batch, groups: Sequence[_Group], x: Hidden) -> F32:
         """Logits of all wanted rows, or hidden states of all rows, in the batch's order."""
+        runner_of = self._runners(batch, groups)
         singles = [group for group in groups if group.n == 1]
-        if len(singles) == len(groups):
-            return self._decode(batch, singles, x)
+        if len(singles) == len(groups) and len(set(runner_of)) == 1:
+            return self._decode(runner_of[0], batch, singles, x)
         n_out = int(np.count_nonzero(batch.want)) if self.spec.head else len(batch.tokens)
         place = np.cumsum(batch.want) - 1 if self.spec.head else np.arange(len(batch.tokens))
         out: F32 | None = None
@@ -231,30 +234,45 @@ class OnnxStage(Stage):
                 out = np.empty((n_out, values.shape[1]), np.float32)
             out[place[rows]] = values
 
-        for group in groups:
+        for group, runner in zip(groups, runner_of, strict=True):
             if group.n > 1:
                 for start in range(group.start, group.stop, CHUNK_ROWS):
                     rows = np.arange(start, min(start + CHUNK_ROWS, group.stop))
-                    put(self._leaving(batch, rows), self._chunk(batch, group.row, rows, x))
-        if singles:
-            rows = np.array([group.start for group in singles])
-            put(self._leaving(batch, rows), self._decode(batch, singles, x))
+                    put(self._leaving(batch, rows), self._chunk(runner, batch, group.row, rows, x))
+        for runner in dict.fromkeys(runner_of):
+            singles = [
+                g for g, its in zip(groups, runner_of, strict=True) if g.n == 1 and its is runner
+            ]
+            if singles:
+                rows = np.array([group.start for group in singles])
+                put(self._leaving(batch, rows), self._decode(runner, batch, singles, x))
         return np.empty((0, 0), np.float32) if out is None else out
+
+    def _runners(self, batch: Batch, groups: Sequence[_Group]) -> list[Runner]:
+        """For each group: who decodes, where all its rows sample a token after the first of an output."""
+        prompts, decoder = self._parts.runner, self._parts.decoder
+        if prompts is decoder or batch.sampling is None:
+            return [prompts] * len(groups)
+        decoded = np.zeros(len(batch.tokens), np.bool_)
+        decoded[batch.want] = (batch.sampling.positions > 0) & (batch.sampling.targets < 0)
+        return [decoder if decoded[group.start : group.stop].all() else prompts for group in groups]
 
     def _leaving(self, batch: Batch, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Those of a run's rows of which something comes out."""
         return rows[batch.want[rows]] if self.spec.head else rows
 
-    def _chunk(self, batch: Batch, row: int, rows: NDArray[np.intp], x: Hidden) -> F32:
+    def _chunk(
+        self, runner: Runner, batch: Batch, row: int, rows: NDArray[np.intp], x: Hidden
+    ) -> F32:
         """One sequence's next tokens."""
         slots = self._slots
         wanted = np.flatnonzero(batch.want[rows])
         n_before = slots.lengths[row]
-        out = self._parts.runner.run(slots.slot_of[row], len(rows), [n_before], x[rows], wanted)
+        out = runner.run(slots.slot_of[row], len(rows), [n_before], x[rows], wanted)
         slots.lengths[row] = n_before + len(rows)
         return out
 
-    def _decode(self, batch: Batch, singles: Sequence[_Group], x: Hidden) -> F32:
+    def _decode(self, runner: Runner, batch: Batch, singles: Sequence[_Group], x: Hidden) -> F32:
         """One token of each of these sequences; results in the order of the groups."""
         slots = self._slots
         first = slots.gather([group.row for group in singles])
@@ -263,7 +281,7 @@ class OnnxStage(Stage):
         rows = np.array([group.start for group in singles])
         before = [slots.lengths[singles[i].row] for i in in_slots]
         wanted = at[batch.want[rows]]
-        out = self._parts.runner.run(first, 1, before, x[rows[in_slots]], wanted)
+        out = runner.run(first, 1, before, x[rows[in_slots]], wanted)
         for group in singles:
             slots.lengths[group.row] += 1
         return out if self.spec.head else out[at]

@@ -82,6 +82,7 @@ class ModelConfig(Section, frozen=True):
     kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
     weights: Literal[
         "file", "fp32", "fp16", "int8", "int8-smooth", "int8-32", "int4-32", "int4-128",
+        "int8+int4-32", "int8+int4-128",
     ] = "file"  # the kind they are computed with; "file": as stored  # fmt: skip
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget
     prefix_ram: Size | None = (

@@ -35,6 +35,7 @@ class Rows:
     start: int = 0  # tokens it holds already
     wants_all: bool = False  # a distribution after each token, not after the last only
     fresh: bool = False
+    decoded: bool = False  # tokens of an output, not of a prompt
 
 
 class Bench:
@@ -49,6 +50,12 @@ class Bench:
     def step(self, *rows: Rows, n_best: int = 1) -> Sampled:
         """Compute one step; for each wanted row the best token and the `n_best` log-probabilities."""
         want = [r.wants_all or i == len(r.tokens) - 1 for r in rows for i in range(len(r.tokens))]
+        positions = [
+            int(r.decoded)
+            for r in rows
+            for i in range(len(r.tokens))
+            if r.wants_all or i == len(r.tokens) - 1
+        ]
         batch = Batch(
             tokens=np.array([t for r in rows for t in r.tokens], np.int32),
             seq=np.array([r.row for r in rows for _ in r.tokens], np.int32),
@@ -56,7 +63,7 @@ class Bench:
             want=np.array(want, np.bool_),
             ops=tuple(KVOp(OpKind.TRUNCATE, r.row, r.row, 0) for r in rows if r.fresh),
             placements=tuple(Placement(r.row) for r in rows),
-            sampling=_greedy(sum(want), n_best),
+            sampling=_greedy(positions, n_best),
         )
         handle = self._stage.submit(batch, None)
         while (result := self._stage.poll(handle)) is None:
@@ -114,10 +121,11 @@ def find_device(backend: Backend, name: str) -> DeviceInfo:
     raise Unsupported(f"backend {backend.name} has no device {name!r}")
 
 
-def _greedy(n: int, n_best: int) -> SamplingBatch:
+def _greedy(positions: Sequence[int], n_best: int) -> SamplingBatch:
+    n = len(positions)
     return SamplingBatch(
         params=(SamplingParams(temperature=0, n_logprobs=n_best),) * n,
-        positions=np.zeros(n, np.int64),
+        positions=np.array(positions, np.int64),
         targets=np.full(n, -1, np.int32),
         history=(None,) * n,
         n_prompt=(0,) * n,

@@ -49,7 +49,9 @@ def read(bench: Bench, texts: Sequence[Sequence[int]]) -> Iterator[Read]:
             rows = Rows(row, text[start:stop], start=start, wants_all=True, fresh=start == 0)
             yield _read(bench, [rows], [text[i + 1] for i in range(start, stop)], is_prompt=True)
     for at in range(half, len(texts[0])):
-        rows_of_all = [Rows(row, [text[at]], start=at) for row, text in enumerate(texts)]
+        rows_of_all = [
+            Rows(row, [text[at]], start=at, decoded=True) for row, text in enumerate(texts)
+        ]
         came = [text[at + 1] if at + 1 < len(text) else -1 for text in texts]
         yield _read(bench, rows_of_all, came, is_prompt=False)
 
