@@ -77,11 +77,17 @@ def _builtin(name: str) -> str:
     return str(import_module("hearth_backends.canary").PATH)
 
 
-def candidates(model: LoadedModel) -> list[str]:
-    """Names of the backends that read this model's format, best first."""
-    return {
-        "gguf": ["gguf", "onnx"],
-        "safetensors": ["onnx"],
+def candidates(model: LoadedModel, device: str = "cpu:0") -> list[str]:
+    """Names of the backends that read this model's format, best first for that device.
+
+    On a processor the one that pages is a reference; on a GPU it is what there is.
+    """
+    names = {
+        "gguf": ["gguf", "onnx", "cuda"],
+        "safetensors": ["onnx", "cuda"],
         "onnx": ["onnx"],
         "sim": ["sim"],
     }.get(model.spec.format, [])
+    if device.startswith("cpu") or "cuda" not in names:
+        return names
+    return ["cuda", *(name for name in names if name != "cuda")]

@@ -42,6 +42,7 @@ class Shape:
     tied: bool = False
     window: int = 0  # 0: no sliding window
     original_context: int = 0  # 0: no rope factors for long contexts
+    rope_factors: bool = False  # Llama 3's, one for each pair of dimensions
     seed: int = 0
 
 
@@ -166,6 +167,8 @@ def _tensors(shape: Shape) -> dict[str, NDArray[np.float32]]:
         tensors["rope_factors_short.weight"] = random.uniform(1, 2, shape.head_dim // 2).astype(
             "f4"
         )
+    if shape.rope_factors:
+        tensors["rope_freqs.weight"] = random.uniform(1, 8, shape.head_dim // 2).astype("f4")
     if not shape.tied and not shape.architecture.startswith("gemma"):
         tensors["output.weight"] = matrix(N_VOCAB, d) * 2
     for i in range(shape.n_layers):

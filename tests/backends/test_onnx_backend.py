@@ -59,7 +59,7 @@ def test_what_it_supports(make_gguf: MakeGguf) -> None:
 
 
 def test_it_is_offered_after_the_backend_that_reads_files_as_they_are() -> None:
-    assert candidates(canary()) == ["gguf", "onnx"]
+    assert candidates(canary())[:2] == ["gguf", "onnx"]
 
 
 def test_the_estimate_of_weights_is_what_is_packed(make_gguf: MakeGguf) -> None:

@@ -39,6 +39,6 @@ def test_what_was_asked_for_is_refused_with_the_reason(fields: dict[str, object]
 
 
 def test_where_all_are_in_quarantine_the_first_is_refused() -> None:
-    load = wire.Load("m", CANARY, quarantined={**WRONG, "onnx cpu:0": "too"})
+    load = wire.Load("m", CANARY, quarantined={**WRONG, "onnx cpu:0": "too", "cuda cpu:0": "too"})
     with pytest.raises(Unsupported, match="backend gguf on cpu:0"):
         plan_load(load)

@@ -12,7 +12,7 @@ def best_backend(load: wire.Load, model: LoadedModel) -> str:
     """The one that is asked for, or the best that reads the file and is not in quarantine; pure."""
     if load.backend is not None:
         return load.backend
-    names = registry.candidates(model)
+    names = registry.candidates(model, load.device)
     sound = [name for name in names if _key(name, load.device) not in load.quarantined]
     return (sound or names)[0]
 
