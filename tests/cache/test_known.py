@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cached import Cached
@@ -13,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hearthd.cache import answers, exact, known
+from hearthd.cache.entry import Entry
+from hearthd.cache.fingerprint import Scope
 from hearthd.cache.known import BEGINNING, KnownKeys
 
 
@@ -56,9 +57,14 @@ def test_it_says_no_of_all_else_once_it_has_read() -> None:
 async def test_what_is_not_there_is_not_looked_for(
     serving: FakeServing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked_for: list[Any] = []
+    looked_for: list[bytes] = []
     find = answers.find
-    monkeypatch.setattr(answers, "find", lambda *args: looked_for.append(args) or find(*args))
+
+    def noted(connection: answers.Connection, key: bytes, scope: Scope) -> Entry | None:
+        looked_for.append(key)
+        return find(connection, key, scope)
+
+    monkeypatch.setattr(answers, "find", noted)
     monkeypatch.setattr(exact, "_KEYS", 3)
     async with Cached(serving, tmp_path).opened() as cached:
         for i in range(8):
