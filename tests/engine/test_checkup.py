@@ -32,7 +32,7 @@ class Wrong(Bench):
     """A device that gets some numbers wrong."""
 
     def __init__(self, right: Bench, error: float, *, every: int = 1, flip: bool = False) -> None:
-        super().__init__(right._stage, right.model, right.device)
+        super().__init__(right._stage, right.model, right.device, right.need)
         self._error, self._every, self._flip = error, every, flip
         self._n_steps = 0
 
