@@ -219,6 +219,23 @@ read_tensor = _bind(
     None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t,
 )  # fmt: skip
 
+
+def _load_kernels(folder: Path) -> None:
+    """Load the processor's kernels, where they are not linked in; raises Unsupported where none fit.
+
+    Portable builds (GGML_BACKEND_DL) have them compiled for each generation of processors, and look for them
+    beside the program, which is the interpreter.
+    """
+    registry: Any = ctypes.CDLL(str(folder / f"libggml{_SUFFIX}"))
+    load = _bind(registry, "ggml_backend_load_all_from_path", None, ctypes.c_char_p)
+    count = _bind(registry, "ggml_backend_reg_count", ctypes.c_size_t)
+    if not count():
+        load(str(folder).encode())
+    if not count():
+        raise Unsupported(f"no kernels of llama.cpp in {folder} fit this processor")
+
+
 _check_layout()
 lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
+_load_kernels(Path(lib._lib._name).parent)
 lib.llama_backend_init()
