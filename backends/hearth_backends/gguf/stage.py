@@ -119,7 +119,7 @@ class GgufStage(Stage):
             raise StepError(f"row {row} stands at {self._lengths[row]} tokens, not {n_tokens}")
         if row in self._uncopied:
             raise StepError(f"row {row} was forked, and no step computed since")
-        return pack_state(self._tag(n_tokens), self._context.save(row).tobytes())
+        return pack_state(self._tag(n_tokens), self._context.save(row).data)
 
     def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
         """See Stage; the whole state needs room for a moment, also where part of it is kept."""

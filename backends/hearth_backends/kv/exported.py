@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from hearth_backends.errors import ForeignState
 
@@ -26,10 +26,15 @@ class StateTag:
     n_tokens: int
 
 
-def pack_state(tag: StateTag, state: bytes) -> bytes:
-    """One blob."""
-    text = json.dumps(asdict(tag), sort_keys=True).encode()
-    return MAGIC + _LENGTHS.pack(len(text), len(state), zlib.crc32(state)) + text + state
+_FIELDS = [field.name for field in fields(StateTag)]
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
+def pack_state(tag: StateTag, state: bytes | memoryview) -> bytes:
+    """One blob; of bytes, where it is a view. Requests wait meanwhile: the state is copied once."""
+    text = _encode({name: getattr(tag, name) for name in _FIELDS}).encode()
+    lengths = _LENGTHS.pack(len(text), len(state), zlib.crc32(state))
+    return b"".join([MAGIC, lengths, text, state])
 
 
 def unpack_state(blob: bytes, expected: StateTag) -> tuple[int, bytes]:
