@@ -15,11 +15,13 @@ from aiohttp import web
 
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
+from hearthd.access.tls import Tls
 from hearthd.api import connection, keys, routes
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.policy import Policy
 from hearthd.cache.service import ResponseCache
+from hearthd.config.parse import split_address
 from hearthd.config.schema import Config
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.host import cpus_to_keep_to, threads_for
@@ -93,6 +95,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     app[keys.KEYRING] = keyring
     app[keys.REGISTER] = Register(Path(config.state), keyring, models=config.models)
     app[keys.GATE] = keys.Gate()
+    app[keys.TLS] = Tls(config.tls, Path(config.state), split_address(config.listen)[0])
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
@@ -105,6 +108,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     )
     routes.setup(app)
     app.cleanup_ctx.append(_keys)
+    app.cleanup_ctx.append(_tls)
     app.cleanup_ctx.append(_watching(config, devices))
     app.cleanup_ctx.append(_checking(config))
     app.cleanup_ctx.append(_engines(config))
@@ -137,7 +141,7 @@ async def serve(
                 await runner.setup()
                 servers = [
                     await connection.listen(
-                        runner, listener, app[keys.METRICS], backlog=BACKLOG
+                        runner, listener, app[keys.METRICS], backlog=BACKLOG, tls=app[keys.TLS].context
                     )
                     for listener in (listeners.tcp, listeners.unix)
                 ]
@@ -261,6 +265,13 @@ async def _keys(app: web.Application) -> AsyncIterator[None]:
     await app[keys.REGISTER].close()
 
 
+async def _tls(app: web.Application) -> AsyncIterator[None]:
+    """The certificate is there before anybody connects, and a new one is taken while the app lives."""
+    await app[keys.TLS].open()
+    async with app[keys.TLS].watching():
+        yield
+
+
 def _cache(config: Config, serving: Serving, metrics: Metrics, keyring: Keyring) -> ResponseCache:
     if not config.cache.enabled:
         return ResponseCache.off(serving)
@@ -291,7 +302,8 @@ def _prefix_folders(config: Config) -> PrefixFolders:
 
 def _tell_listening(config: Config, listeners: Listeners) -> None:
     address = {"listen": listeners.address, "socket": str(listeners.path)}
-    log.info("listening on http://%s and %s", *address.values(), extra=address)
+    scheme = "https" if config.tls.on else "http"
+    log.info("listening on %s://%s and %s", scheme, *address.values(), extra=address)
     if config.insecure:
         log.warning("insecure = true: no key is needed on %s", listeners.address)
 

@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hearthd import errors
 from hearthd.access.action import Action
+from hearthd.access.certificate import CertificateFacts
 from hearthd.api import schema
+from hearthd.api.box import Box
 from hearthd.api.devices import DeviceList
 from hearthd.api.key_management import KeyInfo, KeyRequest, NewKey, Revoked
 from hearthd.api.openai_embeddings import EmbeddingRequest
@@ -55,6 +57,8 @@ def test_every_route_is_documented() -> None:
         NewKey,
         Revoked,
         Action,
+        Box,
+        CertificateFacts,
         Top,
         DeviceLoad,
         WatchedModel,

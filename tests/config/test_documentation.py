@@ -19,6 +19,7 @@ SECTIONS: dict[str, type[schema.Section]] = {
     "[models.NAME.cache]": schema.ModelCacheConfig,
     "[keys.NAME]": schema.KeyConfig,
     "[keys.NAME.limits]": schema.KeyLimitsConfig,
+    "[tls]": schema.TlsConfig,
     "[limits]": schema.LimitsConfig,
     "[engine]": schema.EngineConfig,
     "[memory]": schema.MemoryConfig,

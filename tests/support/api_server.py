@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
+from hearthd.access.tls import Tls
 from hearthd.api import routes
 from hearthd.api.connection import listen
 from hearthd.api.keys import (
@@ -28,12 +29,14 @@ from hearthd.api.keys import (
     REGISTER,
     SERVING,
     ApiOptions,
+    TLS,
     Gate,
 )
 from hearthd.cache.service import ResponseCache
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.serving.service import Serving
+from hearthd.config.schema import TlsConfig
 from hearthd.telemetry.metrics import Metrics
 
 
@@ -55,6 +58,8 @@ class ApiServer:
     ) -> None:
         """`register`: has a keyring of its own, which counts; without one, no key can be given out."""
         self.metrics = metrics or Metrics()
+        tls: Tls | None = None,
+        batches: Batches | None = None,
         self.url = ""
         self._socket = socket
         self._options = options or ApiOptions()
@@ -69,6 +74,7 @@ class ApiServer:
         self._app[OPTIONS] = self._options
         if devices is not None:
             self._app[DEVICES] = devices
+        self._app[TLS] = self._tls = tls or Tls(TlsConfig(), Path("/nowhere"), "127.0.0.1")
             self._app[CHECKUP] = Checkup(devices, Path("/nowhere"))
             self.metrics.watch_devices(lambda: devices.inventory.devices)
         routes.setup(self._app)
@@ -80,12 +86,13 @@ class ApiServer:
         self._stack.push_async_callback(runner.cleanup)
         listeners = [sockets.create_server(("127.0.0.1", 0))]
         host, port = listeners[0].getsockname()
-        self.url = f"http://{host}:{port}"
+        tls = self._tls.context
+        self.url = f"{'http' if tls is None else 'https'}://{host}:{port}"
         if self._socket is not None:
             listeners.append(sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM))
             listeners[-1].bind(str(self._socket))
         for listener in listeners:
-            self._stack.callback((await listen(runner, listener, self.metrics)).close)
+            self._stack.callback((await listen(runner, listener, self.metrics, tls=tls)).close)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:

@@ -92,7 +92,11 @@ def _run(argv: Sequence[str]) -> int:
     parser = _command_parser(arguments.command)
     command.add_arguments(parser)
     where = argparse.Namespace(
-        url=arguments.url, socket=arguments.socket, api_key_file=arguments.api_key_file
+        url=arguments.url,
+        socket=arguments.socket,
+        api_key_file=arguments.api_key_file,
+        fingerprint=arguments.fingerprint,
+        ca=arguments.ca,
     )
     # Intermixed, so that options may stand between the words of a prompt; that knows no `--`.
     parse = parser.parse_args if "--" in arguments.rest else parser.parse_intermixed_args
@@ -140,6 +144,14 @@ def _add_address(parser: argparse.ArgumentParser, default: str | None) -> None:
         help="has the key for the box; so may $HEARTH_API_KEY",
     )
     parser.add_argument("--api-key", nargs="?", action=_SeenByAll, help=argparse.SUPPRESS)
+    for flag, metavar, text in (
+        ("--fingerprint", "HEX", "of an https:// box's certificate; remembered"),
+        ("--ca", "FILE", "certificates that vouch for the box's"),
+    ):
+        of_command = default == argparse.SUPPRESS  # whose help has better things to say
+        parser.add_argument(
+            flag, metavar=metavar, default=default, help=argparse.SUPPRESS if of_command else text
+        )
 
 
 class _SeenByAll(argparse.Action):

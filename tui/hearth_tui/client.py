@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -12,11 +13,13 @@ import httpx
 import msgspec
 
 from hearth_tui.address import Address
-from hearth_tui.errors import BoxError, BoxUnreachable, NotHearth, UsageError
+from hearth_tui.errors import BoxError, BoxUnreachable, BoxUntrusted, NotHearth, UsageError
 from hearth_tui.interrupts import Interrupts
 from hearth_tui.key import FLAG, VARIABLE
 from hearth_tui.sse import EventBuffer
+from hearth_tui.trust import CertificateChanged
 from hearth_tui.types import (
+    Box,
     ChatRequest,
     Chunk,
     Completion,
@@ -42,11 +45,14 @@ T = TypeVar("T")
 class Client:
     """A connection to one box; every method blocks and raises BoxUnreachable or BoxError."""
 
-    def __init__(self, address: Address, key: str | None = None) -> None:
-        """`key` goes with every request."""
+    def __init__(
+        self, address: Address, key: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`key` goes with every request; `tls` is what an https address is spoken to with (see `trust`)."""
         self.address = address
         self._key = key
-        self._http = _open(address, key)
+        self._tls = tls
+        self._http = _open(address, key, tls)
         self._interrupts = Interrupts()
         self._opened = ExitStack()
 
@@ -66,7 +72,7 @@ class Client:
     def hang_up(self) -> None:
         """Close every connection, whatever goes on over it; the next question opens a new one."""
         with self._interrupts.held():
-            before, self._http = self._http, _open(self.address, self._key)
+            before, self._http = self._http, _open(self.address, self._key, self._tls)
             before.close()
 
     def models(self) -> list[Model]:
@@ -95,6 +101,14 @@ class Client:
         """Whether the box is ready, and each model's state."""
         response = self._ask(self._request("GET", "/readyz"))
         if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+    def about(self) -> Box:
+        """Its version, and the certificate that it is to be known by; of an older box only the version."""
+        response = self._ask(self._request("GET", "/api/v1/box"))
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return Box(self.version())
+        _raise_for_status(response)
+        return _decode(response, Box)
+
             _raise_for_status(response)
         try:
             return msgspec.json.decode(response.content, type=Readiness)
@@ -218,6 +232,7 @@ class Client:
                 f"no box answers at {self.address} ({_reason(error)}); is hearthd running?"
             ) from error
         except httpx.TimeoutException as error:
+            _raise_for_trust(error, self.address)
             raise BoxUnreachable(
                 f"the box at {self.address} did not answer within {ANSWER_SECONDS:.0f} s"
             ) from error
@@ -231,21 +246,21 @@ class Client:
             raise UsageError(f"{str(self.address)!r} is not a URL: {error}") from error
 
 
-def _open(address: Address, key: str | None) -> httpx.Client:
+def _open(address: Address, key: str | None, tls: ssl.SSLContext | None) -> httpx.Client:
     return httpx.Client(
         base_url=address.url,
         headers={} if key is None else {"authorization": f"Bearer {key}"},
-        transport=_transport(address),
+        transport=_transport(address, tls),
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
     )
 
 
-def _transport(address: Address) -> httpx.HTTPTransport:
+def _transport(address: Address, tls: ssl.SSLContext | None) -> httpx.HTTPTransport:
     """Never through a proxy: a box is near."""
     if address.socket is not None:
         return httpx.HTTPTransport(uds=str(address.socket), verify=False)
     return httpx.HTTPTransport(
-        verify=address.url.startswith("https:"), socket_options=_keepalive_options()
+        verify=tls or address.url.startswith("https:"), socket_options=_keepalive_options()
     )
 
 
@@ -312,3 +327,20 @@ def _reason(error: httpx.TransportError) -> str:
     """The system's words without its error number."""
     text = str(error) or type(error).__name__
     return text.partition("] ")[2] if text.startswith("[Errno") else text
+def _raise_for_trust(error: BaseException, address: Address) -> None:
+    """Raise BoxUntrusted where a connection ended because of the certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CertificateChanged):
+            raise BoxUntrusted(
+                f"the certificate of the box at {address} is not the one it is known by: it shows "
+                f"{cause.args[0]}; if that is what 'hearth status' says on the box, say --fingerprint "
+                f"{cause.args[0]}"
+            ) from error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise BoxUntrusted(
+                f"the certificate of the box at {address} is not believed: {cause.verify_message}"
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+
+

@@ -3,6 +3,7 @@
 ClientError                exit status
 ├── UsageError             2   the command line, or what it names, is wrong
 ├── BoxUnreachable         3   nothing answers at the address, or it went away half way
+├── BoxUntrusted           1   something answers that is not known to be the box
 ├── BoxError               1   the box said no; status and code are the box's own
 │   ├── NotHearth          1   something answers, but not in this API's shapes
 │   └── AnswerBrokenOff    1   a stream ended before the answer did
@@ -36,6 +37,10 @@ class BoxUnreachable(ClientError):
     """No box answers at the address, or the connection was lost."""
 
     exit_status = 3
+
+
+class BoxUntrusted(ClientError):
+    """The certificate at the address is not one that is believed; nothing was sent."""
 
 
 class BoxError(ClientError):

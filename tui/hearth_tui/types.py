@@ -132,6 +132,21 @@ class Readiness(msgspec.Struct, frozen=True):
     models: list[ModelReadiness] = []
 
 
+class Certificate(msgspec.Struct, frozen=True):
+    """What a box speaks TLS with."""
+
+    fingerprint: str  # "sha256:" and hexadecimal digits
+    names: list[str] = []
+    valid_until: float | None = None  # unix seconds
+
+
+class Box(msgspec.Struct, frozen=True):
+    """GET /api/v1/box."""
+
+    version: str
+    tls: Certificate | None = None
+
+
 class Version(msgspec.Struct, frozen=True):
     """GET /version."""
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import socket
+import ssl
 from typing import Any
 
 from aiohttp import http_exceptions, web
@@ -22,15 +23,24 @@ log = logging.getLogger(__name__)
 
 
 async def listen(
-    runner: web.AppRunner, listener: socket.socket, metrics: Metrics, *, backlog: int = 128
+    runner: web.AppRunner,
+    listener: socket.socket,
+    metrics: Metrics,
+    *,
+    backlog: int = 128,
+    tls: ssl.SSLContext | None = None,
 ) -> asyncio.Server:
-    """Take connections from a bound socket, for the app of a runner that is set up."""
+    """Take connections from a bound socket, for the app of a runner that is set up.
+
+    `tls` is spoken on TCP; who reaches a Unix socket is on this machine.
+    """
     loop = asyncio.get_running_loop()
     server = runner.server
     if server is None:
         raise RuntimeError("the runner is not set up")
     make = functools.partial(Connection, metrics, server, loop=loop, access_log=None)
-    return await loop.create_server(make, sock=listener, backlog=backlog)
+    context = None if listener.family == socket.AF_UNIX else tls
+    return await loop.create_server(make, sock=listener, backlog=backlog, ssl=context)
 
 
 class Connection(RequestHandler):

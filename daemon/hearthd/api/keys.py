@@ -11,6 +11,7 @@ from hearthd.access.attempts import Attempts
 from hearthd.access.keyring import Keyring
 from hearthd.access.peer import Trust, own_trust
 from hearthd.access.register import Register
+from hearthd.access.tls import Tls
 from hearthd.cache.service import ResponseCache
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
@@ -51,3 +52,4 @@ KEYRING = web.AppKey("keyring", Keyring)
 METRICS = web.AppKey("metrics", Metrics)
 OPTIONS = web.AppKey("options", ApiOptions)
 REGISTER = web.AppKey("register", Register)
+TLS = web.AppKey("tls", Tls)

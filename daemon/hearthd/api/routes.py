@@ -10,6 +10,7 @@ from aiohttp import web
 
 from hearthd.api import (
     access,
+    box,
     cached_answers,
     devices,
     key_management,
@@ -43,6 +44,7 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
     "watch": (
         web.get("/api/v1/keys", key_management.list_keys),
         web.get("/api/v1/audit", key_management.list_actions),
+        web.get("/api/v1/box", box.show_box),
         web.get("/api/v1/top", top.show_top),
     ),
     "use": (

@@ -15,6 +15,7 @@ from hearthd.config.schema import (
     ModelCacheConfig,
     ModelConfig,
     StopConfig,
+    TlsConfig,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ModelConfig",
     "Row",
     "StopConfig",
+    "TlsConfig",
     "check_openness",
     "explain",
     "load",

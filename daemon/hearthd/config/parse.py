@@ -32,7 +32,7 @@ def parse(values: Layer, defaults: DefaultPaths) -> Config:
     values.setdefault(("state",), Value(str(defaults.state), builtin))
     values.setdefault(("socket",), Value(str(defaults.socket), builtin))
     for key, value in values.items():
-        if key in (("state",), ("socket",)):
+        if key in (("state",), ("socket",), ("tls", "certificate"), ("tls", "key")):
             values[key] = _absolute(value)
         elif len(key) == 3 and key[0] == "models" and key[2] == "path":
             values[key] = _model_path(value)
@@ -230,6 +230,7 @@ def _check(config: Config, values: Layer) -> None:
     _check_keys(config, values)
     _check_drafts(config, values)
     _check_embedder(config, values)
+    _check_tls(config, values)
     if len(config.socket.encode()) > MAX_SOCKET_PATH_BYTES:
         raise _wrong(
             values[("socket",)],
@@ -305,6 +306,13 @@ def _check_embedder(config: Config, values: Layer) -> None:
     name, at = config.cache.embedder, ("cache", "embedder")
     if name and name not in config.models:
         raise _wrong(values[at], at, f"there is no model {name!r}")
+
+
+def _check_tls(config: Config, values: Layer) -> None:
+    """A key belongs to a certificate."""
+    at = ("tls", "key")
+    if config.tls.key is not None and config.tls.certificate is None:
+        raise _wrong(values[at], at, "of which tls.certificate?")
 
 
 def _unknown(source: Source, key: Key, known: Iterable[str]) -> ConfigError:

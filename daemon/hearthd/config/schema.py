@@ -181,6 +181,20 @@ class LogConfig(Section, frozen=True):
 class StopConfig(Section, frozen=True):
     """[stop]"""
 
+class TlsConfig(Section, frozen=True):
+    """[tls]"""
+
+    enabled: bool | None = None  # unset: where there is a certificate
+    certificate: str | None = None  # unset: one that the box makes for itself
+    key: str | None = None  # unset: in the certificate's file
+    names: tuple[str, ...] = ()  # that clients call the box, for a certificate of its own
+
+    @property
+    def on(self) -> bool:
+        """Whether TLS is spoken on the TCP address."""
+        return self.certificate is not None if self.enabled is None else self.enabled
+
+
     drain_seconds: Seconds = 30.0  # for running requests to finish
 
 
@@ -200,3 +214,4 @@ class Config(Section, frozen=True):
     cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
     stop: StopConfig = StopConfig()
+    tls: TlsConfig = TlsConfig()

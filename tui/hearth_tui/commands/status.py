@@ -20,6 +20,7 @@ class Status(msgspec.Struct, frozen=True):
     version: str
     ready: bool
     models: list[Model]
+    tls: str | None = None  # fingerprint of its certificate; None: it speaks none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     with open_box(arguments) as box:
         readiness = box.readiness()
         models = [model for model in box.models() if model.parent is None]
-        status = Status(str(box.address), box.version(), readiness.ready, models)
+        about = box.about()
+    fingerprint = None if about.tls is None else about.tls.fingerprint
+    status = Status(str(box.address), about.version, readiness.ready, models, fingerprint)
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(status)).decode())
     else:
@@ -56,6 +59,8 @@ def _print(status: Status, readiness: Readiness) -> None:
     console = make_console()
     console.print(f"box      {one_line(status.box)}")
     console.print(f"version  {one_line(status.version)}")
+    if status.tls is not None:
+        console.print(f"tls      {one_line(status.tls)}")
     console.print(f"ready    {one_line(describe_readiness(readiness))}")
     if status.models:
         console.print()
