@@ -28,15 +28,15 @@ from hearthd.api.keys import (
     OPTIONS,
     REGISTER,
     SERVING,
-    ApiOptions,
     TLS,
+    ApiOptions,
     Gate,
 )
 from hearthd.cache.service import ResponseCache
+from hearthd.config.schema import TlsConfig
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.serving.service import Serving
-from hearthd.config.schema import TlsConfig
 from hearthd.telemetry.metrics import Metrics
 
 
@@ -55,11 +55,10 @@ class ApiServer:
         devices: DeviceMonitor | None = None,
         register: Register | None = None,
         gate: Gate | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """`register`: has a keyring of its own, which counts; without one, no key can be given out."""
         self.metrics = metrics or Metrics()
-        tls: Tls | None = None,
-        batches: Batches | None = None,
         self.url = ""
         self._socket = socket
         self._options = options or ApiOptions()
@@ -71,10 +70,10 @@ class ApiServer:
         self._app[REGISTER] = self.register
         self._app[KEYRING] = self.register.keyring
         self._app[GATE] = gate or Gate()
+        self._app[TLS] = self._tls = tls or Tls(TlsConfig(), Path("/nowhere"), "127.0.0.1")
         self._app[OPTIONS] = self._options
         if devices is not None:
             self._app[DEVICES] = devices
-        self._app[TLS] = self._tls = tls or Tls(TlsConfig(), Path("/nowhere"), "127.0.0.1")
             self._app[CHECKUP] = Checkup(devices, Path("/nowhere"))
             self.metrics.watch_devices(lambda: devices.inventory.devices)
         routes.setup(self._app)

@@ -143,7 +143,6 @@ def _add_address(parser: argparse.ArgumentParser, default: str | None) -> None:
         default=default,
         help="has the key for the box; so may $HEARTH_API_KEY",
     )
-    parser.add_argument("--api-key", nargs="?", action=_SeenByAll, help=argparse.SUPPRESS)
     for flag, metavar, text in (
         ("--fingerprint", "HEX", "of an https:// box's certificate; remembered"),
         ("--ca", "FILE", "certificates that vouch for the box's"),
@@ -152,6 +151,7 @@ def _add_address(parser: argparse.ArgumentParser, default: str | None) -> None:
         parser.add_argument(
             flag, metavar=metavar, default=default, help=argparse.SUPPRESS if of_command else text
         )
+    parser.add_argument("--api-key", nargs="?", action=_SeenByAll, help=argparse.SUPPRESS)
 
 
 class _SeenByAll(argparse.Action):

@@ -97,10 +97,6 @@ class Client:
         """The version of the daemon."""
         return self._get("/version", Version).version
 
-    def readiness(self) -> Readiness:
-        """Whether the box is ready, and each model's state."""
-        response = self._ask(self._request("GET", "/readyz"))
-        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
     def about(self) -> Box:
         """Its version, and the certificate that it is to be known by; of an older box only the version."""
         response = self._ask(self._request("GET", "/api/v1/box"))
@@ -109,6 +105,10 @@ class Client:
         _raise_for_status(response)
         return _decode(response, Box)
 
+    def readiness(self) -> Readiness:
+        """Whether the box is ready, and each model's state."""
+        response = self._ask(self._request("GET", "/readyz"))
+        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
             _raise_for_status(response)
         try:
             return msgspec.json.decode(response.content, type=Readiness)
@@ -228,11 +228,11 @@ class Client:
             with self._interrupts.held():
                 yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            _raise_for_trust(error, self.address)
             raise BoxUnreachable(
                 f"no box answers at {self.address} ({_reason(error)}); is hearthd running?"
             ) from error
         except httpx.TimeoutException as error:
-            _raise_for_trust(error, self.address)
             raise BoxUnreachable(
                 f"the box at {self.address} did not answer within {ANSWER_SECONDS:.0f} s"
             ) from error
@@ -323,10 +323,6 @@ def _not_hearth(response: httpx.Response) -> NotHearth:
     )
 
 
-def _reason(error: httpx.TransportError) -> str:
-    """The system's words without its error number."""
-    text = str(error) or type(error).__name__
-    return text.partition("] ")[2] if text.startswith("[Errno") else text
 def _raise_for_trust(error: BaseException, address: Address) -> None:
     """Raise BoxUntrusted where a connection ended because of the certificate."""
     cause: BaseException | None = error
@@ -344,3 +340,7 @@ def _raise_for_trust(error: BaseException, address: Address) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
+def _reason(error: httpx.TransportError) -> str:
+    """The system's words without its error number."""
+    text = str(error) or type(error).__name__
+    return text.partition("] ")[2] if text.startswith("[Errno") else text

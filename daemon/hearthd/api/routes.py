@@ -38,13 +38,13 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
         web.get("/api/v1/devices", devices.list_devices),
         web.get("/api/v1/cache", cached_answers.summary),
         web.get("/api/v1/cache/answers", cached_answers.list_answers),
+        web.get("/api/v1/box", box.show_box),
         web.get("/metrics", system.metrics),
         web.get("/version", system.version),
     ),
     "watch": (
         web.get("/api/v1/keys", key_management.list_keys),
         web.get("/api/v1/audit", key_management.list_actions),
-        web.get("/api/v1/box", box.show_box),
         web.get("/api/v1/top", top.show_top),
     ),
     "use": (

@@ -171,16 +171,6 @@ class HardwareConfig(Section, frozen=True):
     root: str = "/"  # where proc, sys and dev are, such as a container's mount of its host
 
 
-class LogConfig(Section, frozen=True):
-    """[log]"""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
-
-
-class StopConfig(Section, frozen=True):
-    """[stop]"""
-
 class TlsConfig(Section, frozen=True):
     """[tls]"""
 
@@ -195,6 +185,16 @@ class TlsConfig(Section, frozen=True):
         return self.certificate is not None if self.enabled is None else self.enabled
 
 
+class LogConfig(Section, frozen=True):
+    """[log]"""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
+
+
+class StopConfig(Section, frozen=True):
+    """[stop]"""
+
     drain_seconds: Seconds = 30.0  # for running requests to finish
 
 
@@ -207,6 +207,7 @@ class Config(Section, frozen=True):
     insecure: bool = False  # serve without keys on an address that is not loopback
     models: dict[str, ModelConfig] = {}
     keys: dict[str, KeyConfig] = {}
+    tls: TlsConfig = TlsConfig()
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
     memory: MemoryConfig = MemoryConfig()
@@ -214,4 +215,3 @@ class Config(Section, frozen=True):
     cache: CacheConfig = CacheConfig()
     log: LogConfig = LogConfig()
     stop: StopConfig = StopConfig()
-    tls: TlsConfig = TlsConfig()
