@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 CODE := daemon backends tui tests bench
 
-.PHONY: run test check format lint types contracts fast slow clean
+.PHONY: run test check format lint types contracts fast slow deb lock test-boot clean
 
 run: $(VENV)/.run
 	@packaging/first-answer $(BIN) $(if $(ONCE),--once)
@@ -36,6 +36,22 @@ fast: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# --- the package -----------------------------------------------------------------------------
+
+# dist/hearthd_VERSION_amd64.deb; VERSION=... names another.
+deb: $(BIN)/python
+	@packaging/build-deb $(BIN)/python $(VERSION)
+
+# The versions that the package carries, with their hashes.
+lock: $(BIN)/python
+	@packaging/lock $(BIN)/python
+
+# Boots a real systemd in a container and lives through the life of the package there; needs root.
+test-boot: $(VENV)/.dev
+	@packaging/build-deb $(BIN)/python
+	@packaging/build-deb $(BIN)/python $$(sed -n 's/^__version__ = "\(.*\)"/\1/p' daemon/hearthd/__init__.py)+next
+	$(BIN)/python -m pytest -m boot tests/appliance -q -s
 
 # --- environments ----------------------------------------------------------------------------
 
