@@ -29,6 +29,7 @@ COMMANDS = {
     "quantize": "write a model in fewer bits, and say how far that is from it",
     "selftest": "test the devices of this machine",
     "status": "say how the box is doing",
+    "top": "watch the box, and look after its models",
 }
 """Each is a module of `hearth_tui.commands`, imported only when it is asked for."""
 

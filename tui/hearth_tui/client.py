@@ -75,6 +75,10 @@ class Client:
             before, self._http = self._http, _open(self.address, self._key, self._tls)
             before.close()
 
+    def cut(self) -> None:
+        """Make every answer that another thread waits for end in BoxUnreachable, at once."""
+        self._interrupts.cut()
+
     def models(self) -> list[Model]:
         """The models of the box, ready or not, in its order."""
         return self._get("/v1/models", ModelList).data

@@ -64,6 +64,10 @@ class Interrupts:
             if self._came:
                 self._cut()
 
+    def cut(self) -> None:
+        """End what waits for the box; from any thread."""
+        self._cut()
+
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """Nothing is lost where a connection is made still, and waiting for that would take seconds."""
         if not self._is_held or self._is_connecting or self._came:

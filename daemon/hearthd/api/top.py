@@ -22,6 +22,7 @@ from hearthd.api.response import json_response
 from hearthd.cache.service import ResponseCache
 from hearthd.config.schema import Role
 from hearthd.errors import InvalidRequest, NotFound
+from hearthd.hardware.cpu_load import CpuLoad, mean_load
 from hearthd.hardware.device import Device
 from hearthd.placement.ledger import Ledger
 from hearthd.serving.operations import Operation
@@ -42,6 +43,7 @@ LEDGER = web.AppKey("ledger", Ledger)
 STATE_FOLDER = web.AppKey("state_folder", Path)
 
 MOST_LINES: Final = 500
+LOOK_SECONDS: Final = 0.9
 MOST_REQUESTS: Final = 200
 _STARTED: Final = web.AppKey("started", float)
 DRAIN_SECONDS: Final = 30.0
@@ -140,6 +142,7 @@ async def show_top(request: web.Request) -> web.Response:
     serving = app[SERVING]
     readiness, requests = serving.readiness(), serving.under_way()
     devices = list(app[DEVICES].inventory.devices) if DEVICES in app else []
+    seen = await app[_LOOK].now(app.get(STATE_FOLDER))
     beats = [status.beat for status in readiness.models if status.beat is not None]
     top = Top(
         version=__version__,
@@ -147,14 +150,14 @@ async def show_top(request: web.Request) -> web.Response:
         started=app[_STARTED],
         draining=readiness.draining,
         role=principal.role,
-        devices=_device_loads(devices, app.get(LEDGER)),
+        devices=[_device_load(device, app.get(LEDGER), seen.cpu_loads) for device in devices],
         models=[_watched(status) for status in readiness.models],
         n_requests=len(requests),
         requests=requests[:MOST_REQUESTS],
         n_output_tokens=sum(beat.n_output_tokens for beat in beats),
         n_prompt_tokens=sum(beat.n_prompt_tokens for beat in beats),
         cache=_cache_load(app[CACHE], principal),
-        alerts=await _alerts(app, readiness.models, devices),
+        alerts=_alerts(app, readiness.models, devices, seen),
         log=log.tail.after(after, limit) if principal.is_operator else None,
     )
     return json_response(top, headers={"Cache-Control": "no-store"})
@@ -183,6 +186,7 @@ async def cancel_request(request: web.Request) -> web.Response:
 async def remember_start(app: web.Application) -> None:
     """When the daemon began; a signal of its start."""
     app[_STARTED] = time.time()
+    app[_LOOK] = _Look()
 
 
 # --- parts -------------------------------------------------------------------------------------
@@ -208,11 +212,43 @@ def _seconds(text: str | None) -> float:
     return seconds
 
 
-def _device_loads(devices: Iterable[Device], ledger: Ledger | None) -> list[DeviceLoad]:
-    return [_device_load(device, ledger) for device in devices]
+class _Seen(msgspec.Struct, frozen=True):
+    """What nobody keeps: it is looked up when somebody watches."""
+
+    cpu_loads: dict[int, float] = {}
+    state_folder: str | None = None
+    free_bytes: int | None = None
+    total_bytes: int | None = None
 
 
-def _device_load(device: Device, ledger: Ledger | None) -> DeviceLoad:
+class _Look:
+    """Looks at most once in `LOOK_SECONDS`, however many watch; in a thread, for it reads files."""
+
+    def __init__(self) -> None:
+        self._cpus = CpuLoad()
+        self._seen = _Seen()
+        self._seen_seconds = -LOOK_SECONDS
+        self._lock = asyncio.Lock()
+
+    async def now(self, folder: Path | None) -> _Seen:
+        """What was seen lately."""
+        async with self._lock:
+            if time.monotonic() - self._seen_seconds >= LOOK_SECONDS:
+                self._seen = await asyncio.to_thread(self._read, folder)
+                self._seen_seconds = time.monotonic()
+        return self._seen
+
+    def _read(self, folder: Path | None) -> _Seen:
+        free_bytes, total_bytes = (None, None) if folder is None else _room(folder)
+        return _Seen(
+            self._cpus.read(), None if folder is None else str(folder), free_bytes, total_bytes
+        )
+
+
+_LOOK: Final = web.AppKey("look", _Look)
+
+
+def _device_load(device: Device, ledger: Ledger | None, cpu_loads: dict[int, float]) -> DeviceLoad:
     reading, leases = device.reading, {} if ledger is None else ledger.held(device.name)
     known = device.total_bytes is not None and reading.free_bytes is not None
     return DeviceLoad(
@@ -226,7 +262,9 @@ def _device_load(device: Device, ledger: Ledger | None) -> DeviceLoad:
         budget_bytes=None if ledger is None else ledger.budget_bytes(device.name),
         leased_bytes=sum(leases.values()),
         leases=leases,
-        utilization=reading.utilization,
+        utilization=reading.utilization
+        if device.cpu is None
+        else mean_load(cpu_loads, device.cpu.cpus),
         temperature_celsius=reading.temperature_celsius,
         power_watts=reading.power_watts,
         power_limit_watts=reading.power_limit_watts,
@@ -267,19 +305,14 @@ def _cache_load(cache: ResponseCache, principal: Principal) -> CacheLoad:
     )
 
 
-async def _alerts(
-    app: web.Application, models: Iterable[ModelStatus], devices: Iterable[Device]
+def _alerts(
+    app: web.Application, models: Iterable[ModelStatus], devices: Iterable[Device], seen: _Seen
 ) -> list[Alert]:
-    folder = app.get(STATE_FOLDER)
-    disk: list[Alert] = []
-    if folder is not None:
-        free_bytes, total_bytes = await asyncio.to_thread(_room, folder)
-        disk = disk_alerts(str(folder), free_bytes, total_bytes)
     quarantined = app[CHECKUP].quarantined() if CHECKUP in app else {}
     return in_order(
         [
             *model_alerts(models),
-            *disk,
+            *disk_alerts(seen.state_folder or "", seen.free_bytes, seen.total_bytes),
             *device_alerts(devices),
             *quarantine_alerts(quarantined),
             *cache_alerts(app[CACHE].counts.faults),

@@ -1,0 +1,1 @@
+"""`hearth top`: the box as it is now, and what operators do to it."""
