@@ -17,6 +17,10 @@ from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
 from hearthd.api import connection, keys, routes
+from hearthd.api.loopback import Loopback
+from hearthd.batch.counts import BatchCollector
+from hearthd.batch.owners import Owners
+from hearthd.batch.service import Batches
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.policy import Policy
@@ -93,6 +97,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     keyring = Keyring(config.keys)
     app[keys.CACHE] = _cache(config, serving, metrics, keyring)
     app[keys.KEYRING] = keyring
+    app[keys.BATCHES] = _make_batches(config, serving, metrics, keyring)
     app[keys.REGISTER] = Register(Path(config.state), keyring, models=config.models)
     app[keys.GATE] = keys.Gate()
     app[keys.TLS] = Tls(config.tls, Path(config.state), split_address(config.listen)[0])
@@ -113,6 +118,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     app.cleanup_ctx.append(_checking(config))
     app.cleanup_ctx.append(_engines(config))
     app.cleanup_ctx.append(_answers)
+    app.cleanup_ctx.append(_batches)
     return app
 
 
@@ -145,6 +151,9 @@ async def serve(
                     )
                     for listener in (listeners.tcp, listeners.unix)
                 ]
+                app[keys.BATCHES].begin(
+                    Loopback(connection.acceptor(runner, app[keys.METRICS]))
+                )
                 _tell_listening(config, listeners)
                 gc.collect()
                 gc.freeze()  # what the start left stays; collections while serving need not look at it
@@ -158,6 +167,7 @@ async def serve(
                 log.info("stopping: %g s for what runs", drain_seconds)
                 for server in servers:
                     server.close()
+                app[keys.BATCHES].rest()
                 await _first_of(serving.drain(drain_seconds), signals.hurry)
                 await serving.stop(at_once=signals.hurry.is_set())
             finally:
@@ -294,6 +304,26 @@ async def _answers(app: web.Application) -> AsyncIterator[None]:
     yield
     await opening
     await app[keys.CACHE].close()
+
+
+def _make_batches(config: Config, serving: Serving, metrics: Metrics, keyring: Keyring) -> Batches:
+    batches = Batches(
+        Path(config.state) / "batches",
+        serving,
+        Owners(keyring),
+        config.batch,
+        most_line_bytes=config.limits.max_body_bytes,
+    )
+    metrics.add(BatchCollector(batches.counts, batches.now))
+    return batches
+
+
+async def _batches(app: web.Application) -> AsyncIterator[None]:
+    """Like kept answers: nobody waits for their file to open."""
+    opening = asyncio.create_task(app[keys.BATCHES].open(), name="batches-open")
+    yield
+    await opening
+    await app[keys.BATCHES].close()
 
 
 def _prefix_folders(config: Config) -> PrefixFolders:

@@ -26,7 +26,8 @@ HearthError                      status  code
 ├── ModelUnloaded                503     model_unloaded
 ├── ShuttingDown                 503     shutting_down      (Retry-After)
 ├── DeadlineExceeded             504     deadline_exceeded
-└── NotCached                    504     not_cached
+├── NotCached                    504     not_cached
+└── InsufficientStorage          507     insufficient_storage
 """
 
 from __future__ import annotations
@@ -250,3 +251,10 @@ class NotCached(HearthError):
 
     status = 504
     code = "not_cached"
+
+
+class InsufficientStorage(HearthError):
+    """There is no room on the disk for what was sent."""
+
+    status = 507
+    code = "insufficient_storage"

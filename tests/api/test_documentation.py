@@ -16,12 +16,15 @@ from hearthd.api import schema
 from hearthd.api.box import Box
 from hearthd.api.devices import DeviceList
 from hearthd.api.key_management import KeyInfo, KeyRequest, NewKey, Revoked
+from hearthd.api.openai_batches import BatchRequest
 from hearthd.api.openai_embeddings import EmbeddingRequest
 from hearthd.api.openai_models import ModelDetails
 from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
 from hearthd.api.rerank import RerankRequest
 from hearthd.api.routes import ROUTES
 from hearthd.api.top import CacheLoad, DeviceLoad, Operated, Top, TopAnswer, WatchedModel
+from hearthd.batch.counts import BatchCollector, Now
+from hearthd.batch.counts import Counts as BatchCounts
 from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.hardware.checks import Calibration, Check, PairReport
 from hearthd.hardware.device import CpuFacts, Device, GpuFacts, PciLink, Reading
@@ -50,6 +53,7 @@ def test_every_route_is_documented() -> None:
         schema.DetokenizeRequest,
         EmbeddingRequest,
         RerankRequest,
+        BatchRequest,
         ModelDetails,
         DeviceList,
         KeyRequest,
@@ -99,6 +103,7 @@ def test_every_metric_is_documented() -> None:
     metrics.watch_keys(list)
     metrics.watch_devices(list)
     metrics.add(CacheCollector(Counts(), list))
+    metrics.add(BatchCollector(BatchCounts(), lambda: Now({}, 0, 0, 0)))
     families = list(text_string_to_metric_families(metrics.render().decode()))
     names = {f.name + _SUFFIXES.get(f.type, "") for f in families}
     assert names

@@ -24,6 +24,7 @@ SECTIONS: dict[str, type[schema.Section]] = {
     "[engine]": schema.EngineConfig,
     "[memory]": schema.MemoryConfig,
     "[cache]": schema.CacheConfig,
+    "[batch]": schema.BatchConfig,
     "[hardware]": schema.HardwareConfig,
     "[log]": schema.LogConfig,
     "[stop]": schema.StopConfig,

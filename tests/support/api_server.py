@@ -17,8 +17,9 @@ from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
 from hearthd.api import routes
-from hearthd.api.connection import listen
+from hearthd.api.connection import acceptor, listen
 from hearthd.api.keys import (
+    BATCHES,
     CACHE,
     CHECKUP,
     DEVICES,
@@ -32,6 +33,8 @@ from hearthd.api.keys import (
     ApiOptions,
     Gate,
 )
+from hearthd.api.loopback import Loopback
+from hearthd.batch.service import Batches
 from hearthd.cache.service import ResponseCache
 from hearthd.config.schema import TlsConfig
 from hearthd.hardware.checkup import Checkup
@@ -56,6 +59,7 @@ class ApiServer:
         register: Register | None = None,
         gate: Gate | None = None,
         tls: Tls | None = None,
+        batches: Batches | None = None,
     ) -> None:
         """`register`: has a keyring of its own, which counts; without one, no key can be given out."""
         self.metrics = metrics or Metrics()
@@ -72,6 +76,9 @@ class ApiServer:
         self._app[GATE] = gate or Gate()
         self._app[TLS] = self._tls = tls or Tls(TlsConfig(), Path("/nowhere"), "127.0.0.1")
         self._app[OPTIONS] = self._options
+        self._batches = batches
+        if batches is not None:
+            self._app[BATCHES] = batches
         if devices is not None:
             self._app[DEVICES] = devices
             self._app[CHECKUP] = Checkup(devices, Path("/nowhere"))
@@ -83,6 +90,10 @@ class ApiServer:
         runner = web.AppRunner(self._app, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
+        if self._batches is not None:
+            await self._batches.open()
+            self._batches.begin(Loopback(acceptor(runner, self.metrics)))
+            self._stack.push_async_callback(self._batches.close)
         listeners = [sockets.create_server(("127.0.0.1", 0))]
         host, port = listeners[0].getsockname()
         tls = self._tls.context

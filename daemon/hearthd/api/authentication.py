@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 import time
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
 from hearthd.access.attempts import origin_of
 from hearthd.access.keyring import Held, Keyring
-from hearthd.access.peer import TcpPeer, UnixPeer, is_loopback, peer_of
-from hearthd.api.keys import GATE, KEYRING, OPTIONS, Gate
+from hearthd.api.caller import caller_of
+from hearthd.api.keys import GATE, KEYRING, Gate
 from hearthd.errors import TooManyWrongKeys, Unauthorized
-from hearthd.serving.principal import ANYBODY, LOCAL, Principal
+from hearthd.serving.principal import Principal
 
 log = logging.getLogger(__name__)
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 
-_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
-_FOREIGN_SITES: Final = frozenset({"cross-site", "same-site"})
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Where a request comes from, and whom it would belong to without a key; None: it needs one."""
-
-    origin: str  # for the record
-    without_key: Principal | None
+PRINCIPAL_INFO: Final = "hearthd.principal"
+"""Of a connection's transport: on whose behalf the daemon asks itself. No socket's transport has it."""
 
 
 def authenticate(request: web.Request) -> Principal:
     """Note whose request it is, and return that; raises Unauthorized, TooManyWrongKeys."""
+    asker = asker_of(request)
+    if asker is not None:
+        request[PRINCIPAL] = asker
+        return asker
     caller = caller_of(request)
     gate, keyring = request.app[GATE], request.app[KEYRING]
     key = key_of(request.headers.get("Authorization"), keyring, caller.without_key)
@@ -45,12 +38,11 @@ def authenticate(request: web.Request) -> Principal:
     return principal
 
 
-def caller_of(request: web.Request) -> Caller:
-    """Who sends a request, as far as the connection and the headers tell without a key."""
-    peer = _peer_of(request)
-    trusted = _is_trusted(request, peer)
-    without_key = LOCAL if trusted else ANYBODY if request.app[OPTIONS].insecure else None
-    return Caller("unknown" if peer is None else str(peer), without_key)
+def asker_of(request: web.Request) -> Principal | None:
+    """On whose behalf the daemon itself asks; None for what comes from outside."""
+    transport = request.transport
+    asker = None if transport is None else transport.get_extra_info(PRINCIPAL_INFO)
+    return asker if isinstance(asker, Principal) else None
 
 
 def key_of(
@@ -109,48 +101,3 @@ def _holder(key: str, keyring: Keyring, gate: Gate, origin: str) -> Principal:
 
 def _name(held: Held) -> str:
     return held.principal.name
-
-
-def is_local(request: web.Request) -> bool:
-    """Whether a request comes from this machine itself, not through a proxy on it."""
-    return _is_of_this_machine(request, _peer_of(request))
-
-
-def _peer_of(request: web.Request) -> UnixPeer | TcpPeer | None:
-    transport = request.transport
-    if transport is None:
-        return None
-    connection: socket.socket | None = transport.get_extra_info("socket")
-    return peer_of(connection, transport.get_extra_info("peername"))
-
-
-def _is_of_this_machine(request: web.Request, peer: UnixPeer | TcpPeer | None) -> bool:
-    if any(name in request.headers for name in _FORWARDED):
-        return False
-    return isinstance(peer, UnixPeer) or (isinstance(peer, TcpPeer) and is_loopback(peer.host))
-
-
-def _is_trusted(request: web.Request, peer: UnixPeer | TcpPeer | None) -> bool:
-    """Whether what is of this machine is of its operators: no other user's process, and no web page."""
-    if not _is_of_this_machine(request, peer):
-        return False
-    if isinstance(peer, UnixPeer):
-        return request.app[GATE].trust.covers(peer)
-    return request.headers.get("Sec-Fetch-Site") not in _FOREIGN_SITES and _names_this_machine(
-        request.headers.get("Host"), request.app[GATE].host_names
-    )
-
-
-def _names_this_machine(host: str | None, names: frozenset[str]) -> bool:
-    """Whether a Host header names this machine; a page whose own name was led here does not."""
-    if host is None:
-        return True  # no browser leaves it out
-    name = host.rpartition("]")[0].removeprefix("[") or host.partition(":")[0]
-    name = name.lower().rstrip(".")
-    if name in names or name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

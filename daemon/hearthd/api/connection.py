@@ -7,6 +7,7 @@ import functools
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import http_exceptions, web
@@ -35,12 +36,18 @@ async def listen(
     `tls` is spoken on TCP; who reaches a Unix socket is on this machine.
     """
     loop = asyncio.get_running_loop()
+    make = acceptor(runner, metrics)
+    context = None if listener.family == socket.AF_UNIX else tls
+    return await loop.create_server(make, sock=listener, backlog=backlog, ssl=context)
+
+
+def acceptor(runner: web.AppRunner, metrics: Metrics) -> Callable[[], Connection]:
+    """Makes connections to the app of a runner that is set up."""
     server = runner.server
     if server is None:
         raise RuntimeError("the runner is not set up")
-    make = functools.partial(Connection, metrics, server, loop=loop, access_log=None)
-    context = None if listener.family == socket.AF_UNIX else tls
-    return await loop.create_server(make, sock=listener, backlog=backlog, ssl=context)
+    loop = asyncio.get_running_loop()
+    return functools.partial(Connection, metrics, server, loop=loop, access_log=None)
 
 
 class Connection(RequestHandler):

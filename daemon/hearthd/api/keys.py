@@ -12,6 +12,7 @@ from hearthd.access.keyring import Keyring
 from hearthd.access.peer import Trust, own_trust
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
+from hearthd.batch.service import Batches
 from hearthd.cache.service import ResponseCache
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.monitor import DeviceMonitor
@@ -43,6 +44,7 @@ class Gate:
     host_names: frozenset[str] = field(default_factory=_host_names)
 
 
+BATCHES = web.AppKey("batches", Batches)
 SERVING = web.AppKey("serving", Serving)
 CACHE = web.AppKey("cache", ResponseCache)
 CHECKUP = web.AppKey("checkup", Checkup)

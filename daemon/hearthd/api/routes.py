@@ -15,9 +15,11 @@ from hearthd.api import (
     devices,
     key_management,
     middleware,
+    openai_batches,
     openai_chat,
     openai_completions,
     openai_embeddings,
+    openai_files,
     openai_models,
     rerank,
     system,
@@ -35,6 +37,10 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
     "read": (
         web.get("/v1/models", openai_models.list_models),
         web.get("/v1/models/{name:.+}", openai_models.get_model),
+        web.get("/v1/files", openai_files.list_files),
+        web.get("/v1/files/{file_id}", openai_files.get_file),
+        web.get("/v1/batches", openai_batches.list_batches),
+        web.get("/v1/batches/{batch_id}", openai_batches.get_batch),
         web.get("/api/v1/devices", devices.list_devices),
         web.get("/api/v1/cache", cached_answers.summary),
         web.get("/api/v1/cache/answers", cached_answers.list_answers),
@@ -58,7 +64,13 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
         web.post("/detokenize", tokenize.detokenize),
         web.delete("/api/v1/cache/answers", cached_answers.drop_answers),  # a key: its own
     ),
-    "batch": (),
+    "batch": (
+        web.post("/v1/files", openai_files.upload),
+        web.get("/v1/files/{file_id}/content", openai_files.get_content),
+        web.delete("/v1/files/{file_id}", openai_files.delete_file),
+        web.post("/v1/batches", openai_batches.create_batch),
+        web.post("/v1/batches/{batch_id}/cancel", openai_batches.cancel_batch),
+    ),
     "admin": (
         web.get("/api/v1/cache/export", cached_answers.export_answers),
         web.post("/api/v1/cache/import", cached_answers.import_answers),

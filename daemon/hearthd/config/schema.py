@@ -162,6 +162,16 @@ class CacheConfig(Section, frozen=True):
     threshold: Annotated[float, Meta(ge=0.5, le=1)] = 0.95  # of questions that are the same
 
 
+class BatchConfig(Section, frozen=True):
+    """[batch]"""
+
+    file: Size = 200 << 20  # one uploaded file at most
+    lines: Count = 50_000  # of one batch
+    budget: Size = 10 << 30  # of all files; uploads over it are refused
+    reserve: Size = 256 << 20  # of the disk, left free: with less, batches wait
+    keep_seconds: PositiveSeconds = 30 * 86400.0  # files, where nobody says for how long
+
+
 class HardwareConfig(Section, frozen=True):
     """[hardware]"""
 
@@ -213,5 +223,6 @@ class Config(Section, frozen=True):
     memory: MemoryConfig = MemoryConfig()
     hardware: HardwareConfig = HardwareConfig()
     cache: CacheConfig = CacheConfig()
+    batch: BatchConfig = BatchConfig()
     log: LogConfig = LogConfig()
     stop: StopConfig = StopConfig()
