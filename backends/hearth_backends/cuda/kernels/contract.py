@@ -1,4 +1,4 @@
-"""Kernels: what the decoder and the sampler need computed beside products of matrices.
+"""Kernels: what the decoder and the sampler need computed beside products by floating point matrices.
 
 `reference` does it in plain torch on any device, and is what every other implementation is tested
 against. All tensors of one call are on one device; numbers of rows and sequences come from shapes, so
@@ -9,9 +9,11 @@ Hq and Hkv heads, D dimensions of a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+from hearth_backends.cuda.kernels.packing import Int4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,32 @@ class Draws:
     keys: Tensor  # [k, 2] int32: bits of the noise's key, low half first
 
 
+class Prepared(NamedTuple):
+    """What a step needs to know of each row and sequence."""
+
+    tokens: Tensor  # [n]; none is negative
+    positions: Tensor  # [n]
+    slots: Tensor  # [n] block * block tokens + place in it
+    block_tables: Tensor  # [s, blocks]
+
+
 class Kernels(Protocol):
     """One implementation, chosen by device."""
+
+    def prepare(
+        self,
+        tokens: Tensor,  # [n] -1: the last sample of the row's sequence
+        row_starts: Tensor,  # [s + 1] rows of sequence i: [row_starts[i], row_starts[i + 1])
+        lengths: Tensor,  # [s] tokens of each sequence, these rows included; 0: nobody's
+        seats: Tensor,  # [s] the persistent row of each sequence
+        tables: Tensor,  # [seats, columns] block tables that stay on the device
+        last: Tensor,  # [seats] last samples, which stay there too
+        n_columns: int,  # of the tables that are wanted
+    ) -> Prepared:
+        """A step's rows from the persistent ones; a row of nobody has position 0 of its seat's table.
+
+        A last sample of -1 (a row that allowed no token) counts as token 0.
+        """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
         """x [..., d] over its root mean square, times the weight [d] (plus one, where unit_offset says so)."""
@@ -54,18 +80,19 @@ class Kernels(Protocol):
         cos: Tensor,  # [n_ctx, rotated / 2] float32; the first `rotated` dimensions turn
         sin: Tensor,
         positions: Tensor,  # [n]
-        slots: Tensor,  # [n] block * 16 + place in it
-        k_pool: Tensor,  # [n_blocks, 16, Hkv, D], of a type of its own
+        slots: Tensor,  # [n] block * block tokens + place in it
+        k_pool: Tensor,  # [n_blocks, block tokens, Hkv, D], of a type of its own
         v_pool: Tensor,
     ) -> None:
         """Norm queries and keys where there are weights for it, turn them, and store keys and values.
 
-        Dimension i turns together with dimension i + rotated / 2.
+        Dimension i turns together with dimension i + rotated / 2. What a pool of 8-bit floats cannot
+        hold becomes its largest number.
         """
 
     def attend(
         self,
-        q: Tensor,  # [n, Hq, D]
+        q: Tensor,  # [n, Hq, D]; rows may lie apart
         k_pool: Tensor,
         v_pool: Tensor,
         block_tables: Tensor,  # [s, blocks]
@@ -81,7 +108,7 @@ class Kernels(Protocol):
 
     def attend_decode(
         self,
-        q: Tensor,  # [s, Hq, D]
+        q: Tensor,  # [s, Hq, D]; rows may lie apart
         k_pool: Tensor,
         v_pool: Tensor,
         block_tables: Tensor,
@@ -93,6 +120,15 @@ class Kernels(Protocol):
         out: Tensor,
     ) -> None:
         """The same with one row for each sequence; safe to record (its grid depends on shapes alone)."""
+
+    def int4_linear(self, x: Tensor, matrix: Int4) -> Tensor:
+        """x [n, n_in] times a matrix of 4-bit integers [n, n_out], in the type of x."""
+
+    def fp8_linear(self, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+        """x [n, n_in] times 8-bit floats, or integers, [n_out, n_in] with a float32 scale for each output.
+
+        Activations stay as they are; made for few rows. Returns [n, n_out] in the type of x.
+        """
 
     def draw(self, logits: Tensor, draws: Draws) -> Tensor:
         """One token for each row of logits [k, n_vocab] float32, whatever was to be adjusted already is; int32 [k].
