@@ -19,6 +19,7 @@ class Order(msgspec.Struct, frozen=True):
     report: bool = True  # whether what was made is held against the model
     text: str | None = None  # a file to compare on; None: the text that comes with Hearth
     compare: bool = False  # whether every kind that a backend makes of the model is, too
+    kinds: list[str] = []  # of those, only these; none: all
     rivals: list[str] = []  # more files of the same model to be held against it
     backend: str = "onnx"  # that computes what is compared
     device: str = "cpu:0"

@@ -193,6 +193,7 @@ def _order(arguments: argparse.Namespace) -> Order:
         report=not arguments.no_report,
         text=None if arguments.report is None else _absolute(arguments.report),
         compare=arguments.compare,
+        kinds=[kind for kind in arguments.kinds.split(",") if kind],
         rivals=[_absolute(path) for path in arguments.against],
         backend=arguments.backend,
         device=arguments.device,
@@ -227,6 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report", metavar="TEXT", help="compare on this file, not on the text that comes along")
     add("--no-report", action="store_true", help="do not compare what was made")
     add("--compare", action="store_true", help="compare every kind that the backend makes itself")
+    add("--kinds", metavar="A,B", default="", help="with --compare: only these")
     add(
         "--against", metavar="FILE", action="append", default=[],
         help="with --compare: a GGUF file or checkpoint of the same model; may be repeated",

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_backends.errors import ModelFileError, OutOfMemory
+from hearth_backends.onnx import shelf
 from hearth_backends.onnx.graph import Bundle, Place
 from hearth_backends.weights.reader import TensorReader
 
@@ -45,6 +46,12 @@ class Packed:
     arrays: Mapping[str, NDArray[Any]]
     places: Mapping[str, Place]
     folder: Path | None = None
+    held: BinaryIO | None = None  # the file, locked against deletion while it is open
+
+    def close(self) -> None:
+        """Let others delete the file; idempotent."""
+        if self.held is not None:
+            self.held.close()
 
 
 def pack(
@@ -64,11 +71,23 @@ def pack(
         return Packed(dict(_made(bundles, reader, progress)), {})
     passing = [bundle for bundle in bundles if not bundle.is_lasting]
     layout = _Layout(lasting)
-    path = folder / f"{_name(layout, fingerprint)}.weights"
-    if not layout.is_whole(path):
+    path = folder / f"{_name(layout, fingerprint)}{shelf.ENDING}"
+    held = _held(path, layout)
+    while held is None:
+        shelf.make_room(folder, layout.n_bytes, shelf.budget_bytes(os.environ))
         _write(path, layout, _made(lasting, reader, progress))
+        held = _held(path, layout)  # none where another process had to make room at once
     places = {name: Place(path.name, layout.begin + at) for name, at in layout.offsets.items()}
-    return Packed(dict(_made(passing, reader, _silent)), places, folder)
+    return Packed(dict(_made(passing, reader, _silent)), places, folder, held)
+
+
+def _held(path: Path, layout: _Layout) -> BinaryIO | None:
+    """The file, where it is there and whole."""
+    held = shelf.hold(path)
+    if held is not None and not layout.is_whole(path):
+        held.close()
+        return None
+    return held
 
 
 def _silent(_fraction: float) -> None:

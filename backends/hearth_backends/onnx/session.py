@@ -59,7 +59,12 @@ class Session:
         options.add_external_initializers(list(weights.arrays), values)
         # The session reads weights in place where it does not pack them anew.
         self._kept: tuple[Any, ...] = (weights, values)
-        self._open(graph.serialized(weights.places), options, provider)
+        self._weights: Packed | None = weights
+        try:
+            self._open(graph.serialized(weights.places), options, provider)
+        except BaseException:
+            weights.close()
+            raise
 
     def _open(self, model: bytes | str, options: Any, provider: str) -> None:
         try:
@@ -92,6 +97,8 @@ class Session:
         """Free it; idempotent."""
         self._session = None
         self._kept = ()
+        if self._weights is not None:
+            self._weights.close()
 
 
 class FileSession(Session):
@@ -100,6 +107,7 @@ class FileSession(Session):
     def __init__(self, path: Path, provider: str, threads: int) -> None:
         """Raises OutOfMemory and BackendError."""
         self._kept = ()
+        self._weights = None
         self._open(str(path), _options(threads), provider)
 
 

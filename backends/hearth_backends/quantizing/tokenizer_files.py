@@ -20,7 +20,7 @@ COPIED = (
 )  # fmt: skip
 """Of a checkpoint's folder, what stands beside weights and config.json."""
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
@@ -56,10 +56,12 @@ def tokenizer_files(model: LoadedModel) -> dict[str, bytes]:
     }
     tokens = strings["tokens"]
     types = _list(header.metadata, "token_type") or [_NORMAL] * len(tokens)
+    # Rows of the embedding that stand for nothing are named in GGUF files, and elsewhere not.
+    used = {token: i for i, token in enumerate(tokens) if types[i] != _UNUSED}
     if kind == "gpt2":
-        layout = _byte_level(meta, tokens, strings.get("merges", []))
+        layout = _byte_level(meta, used, strings.get("merges", []))
     elif kind == "llama":
-        layout = _sentence_pieces(meta, tokens, _list(header.metadata, "scores"))
+        layout = _sentence_pieces(meta, tokens, used, _list(header.metadata, "scores"))
     else:
         raise Unsupported(f"{spec.path}: a vocabulary of the kind {kind!r:.40} is not carried over")
     layout |= {
@@ -94,14 +96,13 @@ def check_same(made: Tokenizer, original: Tokenizer, text: str = SAMPLE) -> None
             )
 
 
-def _byte_level(meta: Metadata, tokens: list[str], merges: list[str]) -> dict[str, Any]:
+def _byte_level(meta: Metadata, vocabulary: Mapping[str, int], merges: list[str]) -> dict[str, Any]:
     cutting = meta.get("tokenizer.ggml.pre", str) or "default"
     if cutting not in _PATTERNS:
         raise Unsupported(
             f"a vocabulary that cuts text like {cutting!r:.40} is not carried over; "
             f"like {', '.join(_PATTERNS)} it is"
         )
-    vocabulary = {token: number for number, token in enumerate(tokens)}
     pairs = [merge.split(" ", 1) for merge in merges]
     known = [pair for pair in pairs if "".join(pair) in vocabulary]
     pattern = _PATTERNS[cutting]
@@ -131,11 +132,14 @@ def _byte_level(meta: Metadata, tokens: list[str], merges: list[str]) -> dict[st
     }  # fmt: skip
 
 
-def _sentence_pieces(meta: Metadata, tokens: list[str], scores: list[float]) -> dict[str, Any]:
+def _sentence_pieces(
+    meta: Metadata, tokens: list[str], vocabulary: Mapping[str, int], scores: list[float]
+) -> dict[str, Any]:
     """Merges are the ways to put a piece together of two, those with the best score first."""
-    vocabulary = {token: number for number, token in enumerate(tokens)}
     merges: list[tuple[float, int, int, list[str]]] = []
     for token, score in zip(tokens, scores, strict=True):
+        if token not in vocabulary:
+            continue
         cuts = ((token[:i], token[i:]) for i in range(1, len(token)))
         merges += [
             (-score, vocabulary[a], vocabulary[b], [a, b])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -110,19 +111,14 @@ def _original(order: Order, model: LoadedModel) -> Way:
 
 
 def _all_ways(order: Order, model: LoadedModel) -> list[Way]:
-    """Every kind of weights that the backend makes of the model, and the other files."""
+    """Every kind of weights that the backend makes of the model, or those asked for, and the other files."""
     path, backend = str(model.spec.path), order.backend
-    kinds = [kind for kind in registry.backend(backend).weight_kinds() if kind != "fp32"]
+    every = registry.backend(backend).weight_kinds()
+    kinds = order.kinds or [kind for kind in every if kind != "fp32"]
     ways = [Way(f"{backend} {kind}", path, backend, kind) for kind in kinds]
-    ways.append(
-        Way(
-            f"{backend} {'fp32' if 'fp16' in kinds else 'file'}, q8_0 kv",
-            path,
-            backend,
-            "fp32" if "fp16" in kinds else "file",
-            "q8_0",
-        )
-    )
+    if not order.kinds:
+        exact = _original(order, model)
+        ways.append(replace(exact, name=f"{exact.name}, q8_0 kv", kv_dtype="q8_0"))
     for rival in order.rivals:
         best = registry.candidates(registry.open_model(rival))[0]
         ways.append(Way(f"{best} {Path(rival).name}", rival, best))
