@@ -16,7 +16,7 @@ from aiohttp import web
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
-from hearthd.api import connection, keys, routes
+from hearthd.api import connection, keys, routes, top
 from hearthd.api.loopback import Loopback
 from hearthd.batch.counts import BatchCollector
 from hearthd.batch.owners import Owners
@@ -91,6 +91,8 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     metrics.watch_devices(lambda: devices.inventory.devices)
     app = web.Application(client_max_size=config.limits.max_body_bytes)
     app[keys.SERVING] = serving
+    app[top.LEDGER] = ledger
+    app[top.STATE_FOLDER] = Path(config.state)
     app[keys.METRICS] = metrics
     app[keys.DEVICES] = devices
     app[keys.CHECKUP] = checkup
