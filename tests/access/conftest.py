@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from fake_serving import FakeServing
 
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
+from hearthd.access.stored import FILE_NAME
+from hearthd.access.tables import ACCESS
+from hearthd.store.database import Database
 
 
 class Clock:
@@ -27,8 +32,17 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="session")
+def empty_register(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a register without keys, to be copied: its tables are made by a child process."""
+    path = tmp_path_factory.mktemp("access") / FILE_NAME
+    Database.open(path, ACCESS).close()
+    return path
+
+
 @pytest.fixture
-async def register(tmp_path: Path, clock: Clock) -> AsyncIterator[Register]:
+async def register(tmp_path: Path, clock: Clock, empty_register: Path) -> AsyncIterator[Register]:
+    await asyncio.to_thread(shutil.copy, empty_register, tmp_path)
     made = Register(tmp_path, Keyring(clock=clock), models=("canary", "small"))
     await made.open()
     yield made

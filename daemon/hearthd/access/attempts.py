@@ -19,42 +19,37 @@ class Attempts:
 
     def __init__(self) -> None:
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # wrong keys, as of when
-        self._right: OrderedDict[tuple[str, str], None] = OrderedDict()  # origin and key's name
+        self._right: OrderedDict[tuple[str, str], None] = OrderedDict()  # place and key's name
 
-    def wait_seconds(self, origin: str, now: float) -> float:
+    def wait_seconds(self, place: str, now: float) -> float:
         """Until this address may show a key that it has not shown before; 0: now."""
-        excess = self._level(origin, now) - (BURST - 1)
+        excess = self._level(place, now) - (BURST - 1)
         return max(0.0, excess / PER_SECOND)
 
-    def wrong(self, origin: str, now: float) -> bool:
+    def wrong(self, place: str, now: float) -> bool:
         """Count a wrong key; returns whether the address has to wait from now on."""
-        had_to_wait = self.wait_seconds(origin, now) > 0.0
-        self._spent[origin] = (self._level(origin, now) + 1.0, now)
-        self._spent.move_to_end(origin)
+        had_to_wait = self.wait_seconds(place, now) > 0.0
+        self._spent[place] = (self._level(place, now) + 1.0, now)
+        self._spent.move_to_end(place)
         _shrink(self._spent)
-        return not had_to_wait and self.wait_seconds(origin, now) > 0.0
+        return not had_to_wait and self.wait_seconds(place, now) > 0.0
 
-    def right(self, origin: str, name: str) -> None:
+    def right(self, place: str, name: str) -> None:
         """A key was right."""
-        self._right[origin, name] = None
-        self._right.move_to_end((origin, name))
+        self._right[place, name] = None
+        self._right.move_to_end((place, name))
         _shrink(self._right)
 
-    def knows(self, origin: str, name: str) -> bool:
+    def knows(self, place: str, name: str) -> bool:
         """Whether a key was right at this address lately."""
-        return (origin, name) in self._right
+        return (place, name) in self._right
 
-    def forget(self, name: str) -> None:
-        """A key of this name is another one from now on."""
-        for pair in [pair for pair in self._right if pair[1] == name]:
-            del self._right[pair]
-
-    def _level(self, origin: str, now: float) -> float:
-        n, at = self._spent.get(origin, (0.0, now))
+    def _level(self, place: str, now: float) -> float:
+        n, at = self._spent.get(place, (0.0, now))
         return max(0.0, n - max(0.0, now - at) * PER_SECOND)
 
 
-def origin_of(host: str) -> str:
+def network_of(host: str) -> str:
     """What counts as one address: of IPv6 the network that one customer has. Pure."""
     try:
         address = ipaddress.ip_address(host)

@@ -10,7 +10,8 @@ from typing import Final
 from aiohttp import web
 
 from hearthd.access.action import Action
-from hearthd.api.authentication import PRINCIPAL, authenticate, caller_of
+from hearthd.api.authentication import PRINCIPAL, authenticate
+from hearthd.api.caller import caller_of
 from hearthd.api.envelope import REQUEST_ID
 from hearthd.api.keys import KEYRING, REGISTER
 from hearthd.serving.principal import LOCAL, Principal, Right

@@ -8,9 +8,8 @@ from typing import Final
 
 from aiohttp import web
 
-from hearthd.access.attempts import origin_of
 from hearthd.access.keyring import Held, Keyring
-from hearthd.api.caller import caller_of
+from hearthd.api.caller import Caller, caller_of
 from hearthd.api.keys import GATE, KEYRING, Gate
 from hearthd.errors import TooManyWrongKeys, Unauthorized
 from hearthd.serving.principal import Principal
@@ -32,7 +31,7 @@ def authenticate(request: web.Request) -> Principal:
     caller = caller_of(request)
     gate, keyring = request.app[GATE], request.app[KEYRING]
     key = key_of(request.headers.get("Authorization"), keyring, caller.without_key)
-    principal = caller.without_key if key is None else _holder(key, keyring, gate, caller.origin)
+    principal = caller.without_key if key is None else _holder(key, keyring, gate, caller)
     assert principal is not None  # key_of has raised
     request[PRINCIPAL] = principal
     return principal
@@ -73,20 +72,20 @@ def key_of(
     return key.strip()
 
 
-def _holder(key: str, keyring: Keyring, gate: Gate, origin: str) -> Principal:
+def _holder(key: str, keyring: Keyring, gate: Gate, caller: Caller) -> Principal:
     """Whose key it is; raises Unauthorized, and TooManyWrongKeys where no more are looked at."""
     held, now = keyring.find(key), time.monotonic()
-    place, attempts = origin_of(origin), gate.attempts
+    place, attempts = caller.place, gate.attempts
     wait_seconds = attempts.wait_seconds(place, now)
     if wait_seconds > 0.0 and not (held is not None and attempts.knows(place, _name(held))):
         raise TooManyWrongKeys(
-            f"too many wrong keys came from {origin}: the next one is looked at in "
+            f"too many wrong keys came from {caller.origin}: the next one is looked at in "
             f"{wait_seconds:.0f} s",
             retry_after_seconds=wait_seconds,
         )
     if held is None:
         if attempts.wrong(place, now):
-            log.warning("many wrong keys from %s: slowed down", origin, extra={"origin": origin})
+            log.warning("many wrong keys from %s: slowed down", caller.origin)
         raise Unauthorized("The key is not one of those that were given out")
     attempts.right(place, _name(held))
     unix_now = keyring.clock()

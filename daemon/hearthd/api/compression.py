@@ -11,7 +11,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 import brotli
 from aiohttp import web
 
-from hearthd.api.authentication import is_local
+from hearthd.api.caller import is_local
 from hearthd.api.keys import OPTIONS
 
 if sys.version_info >= (3, 14):
