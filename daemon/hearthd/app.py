@@ -112,6 +112,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
         supervisor=supervisor,
         cache=app[keys.CACHE],
         register=app[keys.REGISTER],
+        tls=app[keys.TLS],
     )
     routes.setup(app)
     app.cleanup_ctx.append(_keys)
@@ -149,13 +150,15 @@ async def serve(
                 await runner.setup()
                 servers = [
                     await connection.listen(
-                        runner, listener, app[keys.METRICS], backlog=BACKLOG, tls=app[keys.TLS].context
+                        runner,
+                        listener,
+                        app[keys.METRICS],
+                        backlog=BACKLOG,
+                        tls=app[keys.TLS].context,
                     )
                     for listener in (listeners.tcp, listeners.unix)
                 ]
-                app[keys.BATCHES].begin(
-                    Loopback(connection.acceptor(runner, app[keys.METRICS]))
-                )
+                app[keys.BATCHES].begin(Loopback(connection.acceptor(runner, app[keys.METRICS])))
                 _tell_listening(config, listeners)
                 gc.collect()
                 gc.freeze()  # what the start left stays; collections while serving need not look at it
@@ -233,7 +236,9 @@ def _tell_crash(task: asyncio.Task[None]) -> None:
 def _is_idle(serving: Serving) -> bool:
     """Whether no request is under way and no model loads."""
     return all(
-        model.state in ("ready", "failed", "drained", "unloaded") and not model.n_running and not model.n_waiting
+        model.state in ("ready", "failed", "drained", "unloaded")
+        and not model.n_running
+        and not model.n_waiting
         for model in serving.models()
     )
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from hearthd import log as logs
 from hearthd.access.register import Register
+from hearthd.access.tls import Tls
 from hearthd.cache.service import ResponseCache
 from hearthd.config.changes import Changes, compare
 from hearthd.config.schema import Config
@@ -36,6 +37,7 @@ class Reloader:
         supervisor: Supervisor,
         cache: ResponseCache,
         register: Register,
+        tls: Tls,
     ) -> None:
         self.config = config
         self._started = config  # what stands until a restart is as it was then
@@ -43,10 +45,14 @@ class Reloader:
         self._supervisor = supervisor
         self._cache = cache
         self._register = register
+        self._tls = tls
 
     async def reload(self, read: Callable[[], Config], manager: ServiceManager) -> None:
         """Read the configuration in a thread, and put it in force or say why not."""
         manager.reloading()
+        await (
+            self._tls.reload()
+        )  # whatever the configuration says: programs that renew certificates ask for no more
         try:
             new, changes = await asyncio.to_thread(self._read, read)
         except HearthError as error:
