@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from engine_rig import Rig
@@ -16,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("llama_cpp")
 
 N_REQUESTS, N_OUTPUT = 16, 24
-_EXACT = {"kv_dtype": "f32", "threads": 1, "context": 128}
+_EXACT: dict[str, Any] = {"kv_dtype": "f32", "threads": 1, "context": 128}
 
 
 def _prompts() -> list[list[int]]:
@@ -56,7 +57,7 @@ def test_greedy_tokens_are_those_of_llama_cpp(
     path: str, expected: dict[int, list[int]], wrong_every: int | None
 ) -> None:
     drafter = None if wrong_every is None else ScriptedDrafter(expected, wrong_every)
-    sizes = {"concurrency": 16, "kv_tokens": 448, "step_tokens": 96}
+    sizes: dict[str, Any] = {"concurrency": 16, "kv_tokens": 448, "step_tokens": 96}
     with Rig(path, backend="cuda", weights="fp32", drafter=drafter, wrap=_starving, **_EXACT, **sizes) as rig:  # fmt: skip
         assert _outputs(rig) == expected
         assert rig.core.scheduler.n_preemptions

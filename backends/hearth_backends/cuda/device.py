@@ -66,6 +66,11 @@ class Accelerator:
             self.torch.type != "cuda" or torch.cuda.get_device_capability(self.torch) >= (8, 0)
         )
 
+    @property
+    def multiplies_fp8(self) -> bool:
+        """Whether products of 8-bit floats are computed as such, with a scale for each row and column."""
+        return self.torch.type == "cuda" and torch.cuda.get_device_capability(self.torch) >= (9, 0)
+
     def used_bytes(self) -> int:
         """What torch holds of the device's memory now; of the processor, what the process has."""
         if self.is_cpu:

@@ -70,7 +70,8 @@ class Graphs:
     def __init__(self, device: Accelerator, most: int) -> None:
         """`most`: sequences in a step at most."""
         self._device = device
-        self.sizes = (*(size for size in SIZES if size < most), min(most, SIZES[-1]))
+        largest = min(most, SIZES[-1])
+        self.sizes = (*(size for size in SIZES if size < largest), largest)
         self._made: dict[int, Graph] = {}
         self._uses: Counter[int] = Counter()
         self._pool: Any = None  # memory that the recorded steps share

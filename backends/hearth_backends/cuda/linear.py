@@ -7,6 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hearth_backends.cuda.kernels.contract import Kernels
+from hearth_backends.cuda.kernels.packing import Int4
+
+FEW_ROWS = 16
+"""Rows up to which a product is bound by reading weights: activations are left as they are."""
+LARGEST_E4M3 = 448.0
+
 
 class Linear(Protocol):
     """[n_out, n_in], with its bias where it has one."""
@@ -31,4 +38,102 @@ class FloatLinear:
 
     @property
     def n_bytes(self) -> int:
-        return self._weight.nbytes + (0 if self._bias is None else self._bias.nbytes)
+        return _n_bytes(self._weight, self._bias)
+
+
+class Int4Linear:
+    """4-bit integers in groups of inputs; activations as they are."""
+
+    def __init__(self, matrix: Int4, bias: Tensor | None, kernels: Kernels) -> None:
+        self._matrix = matrix
+        self._bias = bias
+        self._kernels = kernels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        y = self._kernels.int4_linear(x, self._matrix)
+        return y if self._bias is None else y + self._bias
+
+    @property
+    def n_bytes(self) -> int:
+        return self._matrix.n_bytes + _n_bytes(self._bias)
+
+
+class Int8Linear:
+    """8-bit integers with a scale for each output.
+
+    Many rows are rounded to 8 bits, too, each by its own scale; few rows stay as they are.
+    """
+
+    def __init__(
+        self, weight: Tensor, scales: Tensor, bias: Tensor | None, kernels: Kernels
+    ) -> None:
+        """`weight` [n_out, n_in] int8, `scales` [n_out] float32."""
+        self._weight = weight
+        self._scales = scales
+        self._bias = bias
+        self._kernels = kernels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        if len(x) > FEW_ROWS:
+            y = self._rounded(x)
+        else:
+            y = self._kernels.fp8_linear(x, self._weight, self._scales)
+        return y if self._bias is None else y + self._bias
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / 127
+        sums = torch._int_mm(torch.round(x / scale).to(torch.int8), self._weight.t())
+        return (sums.float() * scale * self._scales).to(x.dtype)
+
+    @property
+    def n_bytes(self) -> int:
+        return _n_bytes(self._weight, self._scales, self._bias)
+
+
+class Fp8Linear:
+    """8-bit floats with a scale for each output.
+
+    Many rows are rounded to 8 bits, too, each by its own scale, where the device multiplies such; few rows
+    stay as they are.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scales: Tensor,
+        bias: Tensor | None,
+        kernels: Kernels,
+        *,
+        rounds: bool,
+    ) -> None:
+        """`weight` [n_out, n_in] float8_e4m3fn, `scales` [n_out] float32; `rounds`: whether the device can."""
+        self._weight = weight
+        self._scales = scales
+        self._bias = bias
+        self._kernels = kernels
+        self._rounds = rounds
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Linear."""
+        if self._rounds and len(x) > FEW_ROWS:
+            y = self._rounded(x)
+        else:
+            y = self._kernels.fp8_linear(x, self._weight, self._scales)
+        return y if self._bias is None else y + self._bias
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / LARGEST_E4M3
+        rounded = (x / scale).to(torch.float8_e4m3fn)
+        return torch._scaled_mm(
+            rounded, self._weight.t(), scale, self._scales[None], out_dtype=x.dtype
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        return _n_bytes(self._weight, self._scales, self._bias)
+
+
+def _n_bytes(*tensors: Tensor | None) -> int:
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

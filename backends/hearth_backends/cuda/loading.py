@@ -10,10 +10,9 @@ from torch import Tensor
 
 from hearth_backends.base import Progress, StageSpec
 from hearth_backends.cuda.decoder import LayerWeights, Numbers, Rope, Weights
-from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.linear import FloatLinear, Linear
 from hearth_backends.cuda.precision import Precision
-from hearth_backends.cuda.quantized import make_linear
+from hearth_backends.cuda.quantized import Place, Source, make_linear
 from hearth_backends.cuda.shard import WHOLE, Shard
 from hearth_backends.cuda.transfer import as_tensor
 from hearth_backends.weights.matrix import Matrix
@@ -31,16 +30,15 @@ class WeightLoader:
         reader: TensorReader,
         spec: StageSpec,
         precision: Precision,
-        kernels: Kernels,
-        device: torch.device,
+        place: Place,
         shard: Shard = WHOLE,
     ) -> None:
         self._reader = reader
         self._model = reader.spec
         self._spec = spec
         self._precision = precision
-        self._kernels = kernels
-        self._device = device
+        self._place = place
+        self._device = place.device.torch
         self._shard = shard
         self.variant: Variant = reader.variant(spec.n_ctx)
 
@@ -112,16 +110,9 @@ class WeightLoader:
     def _linear(
         self, matrix: Matrix, bias: Matrix | None = None, inputs: slice | None = None
     ) -> Linear:
-        return make_linear(
-            self._precision.kind_of(matrix, self._model),
-            matrix,
-            self._reader,
-            inputs=inputs,
-            bias=self._vector_or_none(bias),
-            dtype=self._precision.compute,
-            device=self._device,
-            kernels=self._kernels,
-        )
+        kind = self._precision.kind_of(matrix, self._model)
+        source = Source(matrix, self._reader, inputs)
+        return make_linear(kind, source, self._vector_or_none(bias), self._place)
 
     def _head(self, embedding: Tensor | None) -> Linear:
         """The output matrix; the embedding itself where that is the same and in the same type."""

@@ -17,6 +17,7 @@ from hearth_backends.cuda.loading import WeightLoader
 from hearth_backends.cuda.memory import n_wanted, out_of_memory
 from hearth_backends.cuda.pool import KVPool
 from hearth_backends.cuda.precision import Precision, precision_of
+from hearth_backends.cuda.quantized import Place
 from hearth_backends.cuda.rows import HostRows, Rows
 from hearth_backends.cuda.runner import Runner
 from hearth_backends.cuda.sampler import Sampler
@@ -46,7 +47,7 @@ def open_stage(
     where.reset_peak()
     before_bytes = where.used_bytes()
     with _refusing_without_memory(where, lease), torch.inference_mode():
-        runner = _make_runner(model, spec, where, precision, progress)
+        runner = make_runner(model, spec, where, precision, progress)
         _warm_up(runner, model, spec)
     where.synchronize()
     _check_lease(model, where, lease, where.peak_bytes() - before_bytes)
@@ -65,11 +66,13 @@ def open_stage(
     return CudaStage(spec, caps, parts)
 
 
-def _make_runner(
+def make_runner(
     model: ModelSpec, spec: StageSpec, where: Accelerator, precision: Precision, progress: Progress
 ) -> Runner:
+    """Everything on its device, and nothing computed yet."""
     kernels = kernels_for(where.torch)
-    loader = WeightLoader(open_reader(model), spec, precision, kernels, where.torch)
+    place = Place(where, precision.compute, kernels)
+    loader = WeightLoader(open_reader(model), spec, precision, place)
     numbers = loader.numbers()
     pool = KVPool(
         spec.last - spec.first,
@@ -80,7 +83,8 @@ def _make_runner(
         device=where.torch,
     )
     decoder = Decoder(loader.weights(progress), numbers, kernels)
-    return Runner(decoder, pool, Rows(spec, where.torch), where, precision.compute)
+    rows = Rows(spec, where.torch)
+    return Runner(decoder, pool, rows, kernels, where, precision.compute)
 
 
 def _warm_up(runner: Runner, model: ModelSpec, spec: StageSpec) -> None:
@@ -97,16 +101,12 @@ def _warm_up(runner: Runner, model: ModelSpec, spec: StageSpec) -> None:
 
 def _nobodys_rows(n: int, null_row: int, n_wanted: int) -> HostRows:
     """One sequence of n tokens that is written to the null block and forgotten."""
-    positions = np.arange(n, dtype=np.int32)
     return HostRows(
         tokens=np.zeros(n, np.int32),
-        owners=np.full(n, null_row, np.int32),
-        positions=positions,
-        slots=positions % 16,
         row_starts=np.array([0, n], np.int32),
         lengths=np.array([n], np.int32),
         seats=np.array([null_row], np.int32),
-        wanted=positions[-n_wanted:],
+        wanted=np.arange(n, dtype=np.int32)[-n_wanted:],
         changes=np.zeros((0, 3), np.int32),
     )
 

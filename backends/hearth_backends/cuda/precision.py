@@ -9,6 +9,7 @@ import torch
 
 from hearth_backends.errors import Unsupported
 from hearth_backends.weights.matrix import Matrix
+from hearth_backends.weights.recipe import HEAD
 from hearth_backends.weights.spec import ModelSpec
 
 WEIGHT_KINDS = ("file", "fp32", "fp16", "bf16", "fp8", "int8", "int4-32", "int4-128")
@@ -57,9 +58,15 @@ class Precision:
         return next(name for name, dtype in _FLOATS.items() if dtype is self.compute)
 
     def kind_of(self, matrix: Matrix, model: ModelSpec) -> str:
-        """How one matrix is kept: what "file" comes to for it, the same for all otherwise."""
+        """How one matrix is kept: what "file" comes to for it, the same for all otherwise.
+
+        The head stays in floating point unless the file has it otherwise, and so do matrices whose inputs
+        are not whole groups.
+        """
         if self.weights != "file":
-            return self.weights
+            kind, _, size = self.weights.partition("-")
+            is_whole = kind != "int4" or matrix.n_in % int(size) == 0
+            return self.weights if is_whole and matrix.name != HEAD else self.compute_name
         types = frozenset(model.tensors[part.tensor].dtype for part in matrix.parts)
         return _AS_STORED.get(types, self.compute_name)
 

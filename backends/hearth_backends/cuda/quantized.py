@@ -2,47 +2,165 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.kernels.contract import Kernels
-from hearth_backends.cuda.linear import FloatLinear, Linear
+from hearth_backends.cuda.kernels.packing import int4_of
+from hearth_backends.cuda.linear import FloatLinear, Fp8Linear, Int4Linear, Int8Linear, Linear
 from hearth_backends.cuda.transfer import as_tensor
 from hearth_backends.errors import Unsupported
+from hearth_backends.quantizing import rounding
 from hearth_backends.weights.matrix import Matrix
-from hearth_backends.weights.reader import TensorReader
+from hearth_backends.weights.reader import F32, Blocks, Groups, TensorReader
 
 
-def make_linear(
-    kind: str,
-    matrix: Matrix,
-    reader: TensorReader,
-    *,
-    inputs: slice | None,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    kernels: Kernels,
-) -> Linear:
-    """The matrix, or only some of its inputs, as a Linear of a kind."""
-    if kind in ("fp32", "fp16", "bf16"):
-        return FloatLinear(_floats(matrix, reader, inputs, dtype, device), bias)
-    raise Unsupported(f"weights of the kind {kind!r}")
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where matrices go and what multiplies by them."""
+
+    device: Accelerator
+    dtype: torch.dtype  # of activations
+    kernels: Kernels
+
+    def put(self, values: NDArray[Any], dtype: torch.dtype | None = None) -> Tensor:
+        """An array on the device."""
+        return as_tensor(values).to(self.device.torch, dtype)
 
 
-def _floats(
-    matrix: Matrix,
-    reader: TensorReader,
-    inputs: slice | None,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A matrix of a file, or only some of its inputs."""
+
+    matrix: Matrix
+    reader: TensorReader
+    inputs: slice | None = None
+
+    @property
+    def columns(self) -> slice:
+        return slice(0, self.matrix.n_in) if self.inputs is None else self.inputs
+
+    def chunks(self) -> Iterator[F32]:
+        """Rows in float32, some at a time."""
+        for rows in self.matrix.chunks(self.reader):
+            yield rows[:, self.columns]
+
+
+def make_linear(kind: str, source: Source, bias: Tensor | None, place: Place) -> Linear:
+    """The matrix as a Linear of a kind; as the file stores it, where that is of the kind."""
+    if kind.startswith("int4-"):
+        return _int4(source, int(kind.removeprefix("int4-")), bias, place)
+    if kind == "int8":
+        return _int8(source, bias, place)
+    if kind == "fp8":
+        return _fp8(source, bias, place)
+    return FloatLinear(_floats(source, place), bias)
+
+
+def _floats(source: Source, place: Place) -> Tensor:
     """[n_out, n_in] on the device; on the host there are some rows at a time."""
-    columns = slice(None) if inputs is None else inputs
-    n_in = len(range(*columns.indices(matrix.n_in)))
-    weight = torch.empty((matrix.n_out, n_in), dtype=dtype, device=device)
+    columns = source.columns
+    shape = (source.matrix.n_out, columns.stop - columns.start)
+    weight = torch.empty(shape, dtype=place.dtype, device=place.device.torch)
     at = 0
-    for rows in matrix.chunks(reader):
-        weight[at : at + len(rows)] = as_tensor(rows)[:, columns].to(device)
+    for rows in source.chunks():
+        weight[at : at + len(rows)] = place.put(rows)
         at += len(rows)
     return weight
+
+
+# --- 4 bits ------------------------------------------------------------------------------------
+
+
+def _int4(source: Source, size: int, bias: Tensor | None, place: Place) -> Linear:
+    groups = _stored_groups(source, size) or _made_groups(source, size)
+    zeros = None if groups.zeros is None else place.put(groups.zeros)
+    matrix = int4_of(place.put(groups.packed), place.put(groups.scales, place.dtype), zeros)
+    return Int4Linear(matrix, bias, place.kernels)
+
+
+def _stored_groups(source: Source, size: int) -> Groups | None:
+    """The file's own integers, where they are in groups of that size; raises Unsupported where a cut parts one."""
+    groups = source.matrix.groups(source.reader)
+    if groups is None and size == Q4_0_BLOCK:
+        blocks = source.matrix.blocks(source.reader)
+        groups = None if blocks is None or blocks.kind != "Q4_0" else groups_of_blocks(blocks)
+    if groups is None or groups.size != size:
+        return None
+    first, last = source.columns.start, source.columns.stop
+    if first % size or last % size:
+        raise Unsupported(
+            f"{source.matrix.name}: a cut at input {last} goes through a group of {size}"
+        )
+    of_groups = slice(first // size, last // size)
+    zeros = None if groups.zeros is None else np.ascontiguousarray(groups.zeros[:, of_groups])
+    return Groups(
+        np.ascontiguousarray(groups.packed[:, first // 2 : last // 2]),
+        np.ascontiguousarray(groups.scales[:, of_groups]),
+        zeros,
+        size,
+    )
+
+
+Q4_0_BLOCK = 32
+_Q4_0_BYTES = 18  # a scale in float16, then 32 halves of bytes
+
+
+def groups_of_blocks(blocks: Blocks) -> Groups:
+    """Blocks of Q4_0 as groups, to the bit: element i is in the low half of byte i, i + 16 in its high half."""
+    parts = blocks.data.reshape(blocks.data.shape[0], -1, _Q4_0_BYTES)
+    scales = np.ascontiguousarray(parts[:, :, :2]).view("<f2")[:, :, 0].astype(np.float32)
+    octets = parts[:, :, 2:]
+    integers = np.concatenate([octets & 15, octets >> 4], axis=2).reshape(len(parts), -1)
+    return Groups(_packed(integers), scales, None, Q4_0_BLOCK)
+
+
+def _made_groups(source: Source, size: int) -> Groups:
+    made = [rounding.int4_groups(rows, size, symmetric=True) for rows in source.chunks()]
+    packed = np.concatenate([_packed(part.integers) for part in made])
+    return Groups(packed, np.concatenate([part.scales for part in made]), None, size)
+
+
+def _packed(integers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two neighbours to a byte, the first in the low half."""
+    octets: NDArray[np.uint8] = integers[:, 0::2] | (integers[:, 1::2] << np.uint8(4))
+    return octets
+
+
+# --- 8 bits ------------------------------------------------------------------------------------
+
+
+def _int8(source: Source, bias: Tensor | None, place: Place) -> Linear:
+    stored = source.matrix.channels(source.reader)
+    if stored is None:
+        integers, scales = _joined(source, rounding.int8_channels)
+    else:
+        integers, scales = stored.integers[:, source.columns], stored.scales
+    weight = place.put(np.ascontiguousarray(integers))
+    return Int8Linear(weight, place.put(scales), bias, place.kernels)
+
+
+def _fp8(source: Source, bias: Tensor | None, place: Place) -> Linear:
+    stored = source.matrix.floats8(source.reader)
+    if stored is None:
+        codes, scales = _joined(source, rounding.fp8_channels)
+    else:
+        codes, scales = stored.codes[:, source.columns], stored.scales
+    weight = place.put(np.ascontiguousarray(codes)).view(torch.float8_e4m3fn)
+    return Fp8Linear(
+        weight, place.put(scales), bias, place.kernels, rounds=place.device.multiplies_fp8
+    )
+
+
+def _joined(
+    source: Source, quantize: Callable[[F32], tuple[NDArray[Any], F32]]
+) -> tuple[NDArray[Any], F32]:
+    made = [quantize(rows) for rows in source.chunks()]
+    return np.concatenate([a for a, _ in made]), np.concatenate([b[:, 0] for _, b in made])

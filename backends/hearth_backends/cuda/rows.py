@@ -29,17 +29,13 @@ class StepRows:
     lengths: Tensor  # [s] context, the rows of this step included
     block_tables: Tensor  # [s, blocks]
     is_decode: bool  # one row of each sequence
-    longest: int  # rows of one sequence at most
 
 
 @dataclass(frozen=True, slots=True)
 class HostRows:
     """The same on the host, and what a step changes in the block tables."""
 
-    tokens: I32
-    owners: I32
-    positions: I32
-    slots: I32
+    tokens: I32  # [n]; -1: the row's last sample
     row_starts: I32
     lengths: I32
     seats: I32  # [s] the persistent row of each sequence
@@ -54,25 +50,18 @@ class HostRows:
         """A decode step filled up to n sequences with rows of nobody, which write to the null block."""
         extra = n - len(self.tokens)
         zeros = np.zeros(extra, np.int32)
-        nobody = np.full(extra, null_row, np.int32)
         return HostRows(
             tokens=np.concatenate([self.tokens, zeros]),
-            owners=np.concatenate([self.owners, nobody]),
-            positions=np.concatenate([self.positions, zeros]),
-            slots=np.concatenate([self.slots, zeros]),
             row_starts=np.arange(n + 1, dtype=np.int32),
             lengths=np.concatenate([self.lengths, zeros]),
-            seats=np.concatenate([self.seats, nobody]),
+            seats=np.concatenate([self.seats, np.full(extra, null_row, np.int32)]),
             wanted=np.arange(n, dtype=np.int32),
             changes=self.changes,
         )
 
     def arrays(self) -> tuple[I32, ...]:
-        """All but the changes, in the order of `Rows.views`."""
-        return (
-            self.tokens, self.owners, self.positions, self.slots,
-            self.row_starts, self.lengths, self.seats, self.wanted,
-        )  # fmt: skip
+        """All but the changes, in the order of the fields."""
+        return self.tokens, self.row_starts, self.lengths, self.seats, self.wanted
 
 
 class Rows:
@@ -98,12 +87,8 @@ class Rows:
         self._check(batch, starts)
         ends = batch.pos[row_starts[1:] - 1] + 1
         changes = [c for p in batch.placements if (c := self._seat(p)) is not None]
-        hosts = self._mirror[batch.seq, batch.pos // BLOCK_TOKENS]
         return HostRows(
             tokens=batch.tokens,
-            owners=batch.seq,
-            positions=batch.pos,
-            slots=hosts * BLOCK_TOKENS + batch.pos % BLOCK_TOKENS,
             row_starts=row_starts,
             lengths=ends.astype(np.int32),
             seats=batch.seq[starts],
@@ -120,6 +105,9 @@ class Rows:
             raise BackendError(f"rows of sequences {seats} with placements of others")
         if min(seats) < 0 or max(seats) >= spec.n_seq or int(batch.pos.max()) >= spec.n_ctx:
             raise BackendError(f"rows {seats} in a stage of {spec.n_seq} of {spec.n_ctx} tokens")
+        for placement, end in zip(batch.placements, [*starts[1:].tolist(), n], strict=True):
+            if int(batch.pos[end - 1]) >= len(placement.blocks) * BLOCK_TOKENS:
+                raise BackendError(f"row {placement.row} has {len(placement.blocks)} blocks only")
         steps = np.diff(batch.pos)
         steps[starts[1:] - 1] = 1
         if (steps != 1).any():

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from hearth_backends.base import I32, Hidden
-from hearth_backends.cuda.decoder import Decoder
+from hearth_backends.cuda.decoder import Decoder, Weights
 from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.graphs import Graphs
+from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.pool import KVPool
 from hearth_backends.cuda.rows import HostRows, Rows, StepRows
 from hearth_backends.cuda.transfer import to_device, to_device_flat, views
@@ -25,6 +26,7 @@ class Runner:
         decoder: Decoder,
         pool: KVPool,
         rows: Rows,
+        kernels: Kernels,
         device: Accelerator,
         dtype: torch.dtype,
     ) -> None:
@@ -32,10 +34,15 @@ class Runner:
         self.rows = rows
         self.device = device
         self._decoder = decoder
+        self._kernels = kernels
         self._dtype = dtype
         self._graphs: Graphs | None = None
         if decoder.weights.embedding is not None and decoder.weights.head is not None:
             self._graphs = Graphs(device, most=rows.null_row)
+
+    @property
+    def weights(self) -> Weights:
+        return self._decoder.weights
 
     def run(self, host: HostRows, x: Hidden | None) -> Tensor:
         """Logits [k, n_vocab] of the wanted rows in float32, or hidden states [n, d_model].
@@ -55,16 +62,16 @@ class Runner:
             self._graphs.close()
 
     def _mixed(self, host: HostRows, x: Hidden | None) -> Tensor:
-        parts = to_device(host.arrays(), self.device)
+        arrays = host.arrays()
+        flat = to_device_flat(arrays, self.device)
         n_columns = -(-int(host.lengths.max()) // self.pool.shape[1])
-        longest = int((host.row_starts[1:] - host.row_starts[:-1]).max())
-        return self._compute(parts, n_columns, longest, self._entering(parts[0], x))
+        return self._compute(views(flat, arrays), n_columns, self._entering(len(host.tokens), x))
 
-    def _entering(self, tokens: Tensor, x: Hidden | None) -> Tensor | None:
+    def _entering(self, n: int, x: Hidden | None) -> Tensor | None:
         """Hidden states that a stage without embedding was given."""
         if self._decoder.weights.embedding is not None:
             return None
-        if x is None or x.shape[0] != len(tokens):
+        if x is None or x.shape[0] != n:
             raise BackendError("a stage without embedding was given no hidden states")
         hidden = torch.from_numpy(x)
         if not self.device.is_cpu:
@@ -81,25 +88,23 @@ class Runner:
         return compute(flat) if graph is None else graph(flat)
 
     def _compute_flat(self, like: tuple[I32, ...], flat: Tensor) -> Tensor:
-        return self._compute(views(flat, like), self.rows.n_columns, 1, None)
+        return self._compute(views(flat, like), self.rows.n_columns, None)
 
-    def _compute(
-        self, parts: tuple[Tensor, ...], n_columns: int, longest: int, x: Tensor | None
-    ) -> Tensor:
-        tokens, owners, positions, slots, row_starts, lengths, seats, wanted = parts
+    def _compute(self, parts: tuple[Tensor, ...], n_columns: int, x: Tensor | None) -> Tensor:
+        tokens, row_starts, lengths, seats, wanted = parts
+        tables, last = self.rows.tables, self.rows.last
+        ready = self._kernels.prepare(tokens, row_starts, lengths, seats, tables, last, n_columns)
         rows = StepRows(
-            positions=positions,
-            slots=slots,
+            positions=ready.positions,
+            slots=ready.slots,
             row_starts=row_starts,
             lengths=lengths,
-            block_tables=self.rows.tables.index_select(0, seats)[:, :n_columns],
-            is_decode=longest == 1,
-            longest=longest,
+            block_tables=ready.block_tables,
+            is_decode=len(tokens) == len(lengths),
         )
-        if x is None:
-            known = torch.where(tokens < 0, self.rows.last.index_select(0, owners), tokens)
-            x = self._decoder.embed(known.clamp_min(0))  # -1: a row that allowed no token
-        x = self._decoder.layers(x, rows, self.pool)
+        x = self._decoder.layers(
+            self._decoder.embed(ready.tokens) if x is None else x, rows, self.pool
+        )
         if self._decoder.weights.head is None:
             return x
         return self._decoder.head(x.index_select(0, wanted))

@@ -18,7 +18,7 @@ from hearth_backends.weights.checkpoint_config import Config
 from hearth_backends.weights.json_file import read_table
 from hearth_backends.weights.quantization_config import scheme_of
 from hearth_backends.weights.quantized_matrix import QuantizedMatrix, collect
-from hearth_backends.weights.reader import Blocks, Channels, Groups
+from hearth_backends.weights.reader import Blocks, Channels, Floats8, Groups
 from hearth_backends.weights.safetensors_file import Listed, SafetensorsFile
 from hearth_backends.weights.spec import ModelSpec, TensorInfo
 from hearth_backends.weights.variant import Variant
@@ -94,6 +94,11 @@ class Checkpoint:
         """See TensorReader."""
         matrix = self._quantized.get(name)
         return None if matrix is None else matrix.channels()
+
+    def floats8(self, name: str) -> Floats8 | None:
+        """See TensorReader."""
+        matrix = self._quantized.get(name)
+        return None if matrix is None else matrix.floats8()
 
     def _find(self, name: str) -> tuple[SafetensorsFile, Listed]:
         try:

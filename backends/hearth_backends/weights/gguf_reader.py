@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hearth_backends.weights.gguf_file import GgufFile, to_halves
 from hearth_backends.weights.gguf_variant import gguf_variant
-from hearth_backends.weights.reader import F32, Blocks, Channels, Groups
+from hearth_backends.weights.reader import F32, Blocks, Channels, Floats8, Groups
 from hearth_backends.weights.variant import Variant
 
 
@@ -50,6 +50,10 @@ class GgufReader:
 
     def channels(self, name: str) -> Channels | None:
         """See TensorReader: what GGUF has of the kind are blocks."""
+        return None
+
+    def floats8(self, name: str) -> Floats8 | None:
+        """See TensorReader: GGUF has none."""
         return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.weights.reader import Blocks, Channels, Groups, TensorReader
+from hearth_backends.weights.reader import Blocks, Channels, Floats8, Groups, TensorReader
 
 F32 = NDArray[np.float32]
 
@@ -157,6 +157,21 @@ class Matrix:
         return Channels(
             np.concatenate([channels.integers[cut] for channels, cut in pairs]),
             np.concatenate([channels.scales[cut] for channels, cut in pairs]),
+        )
+
+    def floats8(self, reader: TensorReader) -> Floats8 | None:
+        """The 8-bit floats as the file stores them, where all parts have such and are unfilled."""
+        if self._is_filled:
+            return None
+        found = [reader.floats8(part.tensor) for part in self.parts]
+        known = [floats for floats in found if floats is not None]
+        if len(known) != len(found):
+            return None
+        cuts = [slice(part.first, part.first + part.n_rows) for part in self.parts]
+        pairs = list(zip(known, cuts, strict=True))
+        return Floats8(
+            np.concatenate([floats.codes[cut] for floats, cut in pairs]),
+            np.concatenate([floats.scales[cut] for floats, cut in pairs]),
         )
 
     @property

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.weights.quantization_config import Layout, Scheme
-from hearth_backends.weights.reader import F32, Channels, Groups
+from hearth_backends.weights.reader import F32, Channels, Floats8, Groups
 from hearth_backends.weights.safetensors_file import Listed, SafetensorsFile
 
 U8 = NDArray[np.uint8]
@@ -94,8 +94,17 @@ class QuantizedMatrix:
         """The 8-bit integers as they are; None of others, and where they have zero points."""
         if self.scheme.layout != "int8" or not self.scheme.symmetric:
             return None
+        return Channels(self._raw("weight"), self._output_scales())
+
+    def floats8(self) -> Floats8 | None:
+        """The 8-bit floats as they are; None of others."""
+        if self.scheme.layout != "fp8":
+            return None
+        return Floats8(self._raw("weight"), self._output_scales())
+
+    def _output_scales(self) -> F32:
         scales = _of_outputs(self._float("weight_scale"), np.arange(self.shape[0]))[:, 0]
-        return Channels(self._raw("weight"), np.broadcast_to(scales, self.shape[:1]))
+        return np.broadcast_to(scales, self.shape[:1])
 
     def _raw(self, piece: str) -> NDArray[Any]:
         file, listed = self.pieces[piece]

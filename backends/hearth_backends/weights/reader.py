@@ -42,6 +42,13 @@ class Channels(NamedTuple):
     scales: F32  # [n_out]
 
 
+class Floats8(NamedTuple):
+    """A matrix of 8-bit floats (E4M3) as the file stores it: number * scale of its output."""
+
+    codes: NDArray[np.uint8]  # [n_out, n_in]
+    scales: F32  # [n_out]
+
+
 class TensorReader(Protocol):
     """A model's tensors by canonical name, each read when it is asked for.
 
@@ -69,3 +76,6 @@ class TensorReader(Protocol):
 
     def channels(self, name: str) -> Channels | None:
         """A matrix of 8-bit integers without zero points, where it is stored so."""
+
+    def floats8(self, name: str) -> Floats8 | None:
+        """A matrix of 8-bit floats, where it is stored so."""

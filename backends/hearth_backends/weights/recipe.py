@@ -22,6 +22,8 @@ _LAYER_TENSORS = frozenset(
         "mlp.down_proj.weight",
     }
 )  # fmt: skip
+HEAD = "head"
+"""What the output matrix is called."""
 _OUTER_TENSORS = frozenset(
     {
         "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
@@ -106,7 +108,7 @@ def head_matrix(model: ModelSpec) -> Matrix:
     tied = "lm_head.weight" not in model.tensors
     name = "model.embed_tokens.weight" if tied else "lm_head.weight"
     n_rows, n_in = model.tensors[name].shape
-    return Matrix("head", (Part(name, n_rows),), n_in)
+    return Matrix(HEAD, (Part(name, n_rows),), n_in)
 
 
 def _qkv(model: ModelSpec, at: str, padded: int) -> Matrix:
