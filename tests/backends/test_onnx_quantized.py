@@ -81,7 +81,7 @@ def test_what_file_comes_to(name: str, tmp_path: Path) -> None:
     path, _, _ = make_pair(tmp_path, *FORMATS[name])
     model = Checkpoint(path).spec
     assert kind_of("file", layer_recipe(model, 0).qkv, model) == KINDS[name]
-    assert kind_of("file", head_matrix(model), model) == "fp32"
+    assert kind_of("file", head_matrix(model), model) == "int8-32"
 
 
 def distributions(path: Path, kind: str) -> F32:

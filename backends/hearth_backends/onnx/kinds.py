@@ -24,7 +24,8 @@ KINDS = (*_ONE, "int8+int4-32", "int8+int4-128")
 
 file      what comes closest to the file: int4-32 for Q4_0 and int8-32 for Q8_0, int4-32 and int4-128
           for 4-bit groups of checkpoints, with their zero points, int8-32 for their 8-bit integers, all
-          to the bit; fp32 for F32, F16 and BF16; int8-32 for every other type
+          to the bit; fp32 for F32, F16 and BF16, but int8-32 for such a head of a model that is otherwise
+          quantized (it would take longer than all layers); int8-32 for every other type
 fp32      float32, the reference
 fp16      float16 throughout
 int8      8 bits with one scale for each output; activations in 8 bits with one scale for each row, smoothed
@@ -69,9 +70,11 @@ def kind_of(kind: str, matrix: Matrix, model: ModelSpec) -> str:
     """What "file" comes to for one matrix; every other kind is the same for all."""
     if kind != "file":
         return kind
-    types = {model.tensors[part.tensor].dtype for part in matrix.parts}
+    tensors = [model.tensors[part.tensor] for part in matrix.parts]
+    types = {tensor.dtype for tensor in tensors}
     if types <= _PLAIN_TYPES:
-        return "fp32"
+        is_outer = all(tensor.layer is None for tensor in tensors)
+        return "int8-32" if is_outer and model.quantization not in _PLAIN_TYPES else "fp32"
     if types == {"Q4_0"}:
         return "int4-32"
     return _GROUPED.get(frozenset(types), "int8-32")
