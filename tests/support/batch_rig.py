@@ -15,10 +15,12 @@ from openai import AsyncOpenAI
 from openai.types import Batch
 
 from hearthd.access.keyring import Keyring
+from hearthd.batch.counts import BatchCollector
 from hearthd.batch.disk import Disk
 from hearthd.batch.owners import Owners
 from hearthd.batch.service import Batches
 from hearthd.config.schema import BatchConfig, KeyConfig
+from hearthd.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 30.0
 CHAT = "/v1/chat/completions"
@@ -72,8 +74,10 @@ async def batch_server(
     """A server, and the official client of it."""
     keys = options.get("keys")
     batches = make_batches(folder, serving, **options)
+    metrics = Metrics()
+    metrics.add(BatchCollector(batches.counts, batches.now))
     async with (
-        ApiServer(serving, batches=batches, keyring=Keyring(keys)) as server,
+        ApiServer(serving, batches=batches, keyring=Keyring(keys), metrics=metrics) as server,
         server.openai() as client,
     ):
         yield server, client

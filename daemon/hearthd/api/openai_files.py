@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import IO, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
@@ -19,7 +18,6 @@ from hearthd.errors import InvalidRequest, NotFound
 LEAST_KEEP_SECONDS: Final = 3600
 MOST_KEEP_SECONDS: Final = 30 * 86400
 _MOST_LISTED: Final = 10_000
-_PIECE_BYTES: Final = 256 * 1024
 
 
 class FileObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,22 +124,15 @@ async def get_content(request: web.Request) -> web.StreamResponse:
     async with batches.ready():
         file = await batches.files.get(request.match_info["file_id"], visible_to(request))
     try:
-        content = await asyncio.to_thread(batches.files.path(file.id).open, "rb")
-    except OSError as error:
-        raise NotFound(f"The content of {file.id} is lost: {error.strerror}") from error
-    try:
-        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
-        response.content_length = file.n_bytes
-        await response.prepare(request)
-        await _send(response, content)
-    finally:
-        await asyncio.to_thread(content.close)
+        async with batches.files.content(file.id) as read:
+            response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+            response.content_length = file.n_bytes
+            await response.prepare(request)
+            while piece := await read():
+                await response.write(piece)
+    except FileNotFoundError as error:
+        raise NotFound(f"The content of {file.id} is lost") from error
     return response
-
-
-async def _send(response: web.StreamResponse, content: IO[bytes]) -> None:
-    while piece := await asyncio.to_thread(content.read, _PIECE_BYTES):
-        await response.write(piece)
 
 
 def keep_seconds_of(anchor: object, seconds: object, at: str = "expires_after") -> float | None:

@@ -10,7 +10,7 @@ from aiohttp import web
 from hearthd.api.authentication import PRINCIPAL
 from hearthd.batch.stored import Page
 from hearthd.errors import InvalidRequest
-from hearthd.serving.principal import LOCAL, RIGHTS
+from hearthd.serving.principal import LOCAL, RIGHTS, Principal
 
 
 class Identified(Protocol):
@@ -25,7 +25,7 @@ T = TypeVar("T", bound=Identified)
 
 def owner_of(request: web.Request) -> str:
     """To whom belongs what a request makes."""
-    principal = request.get(PRINCIPAL, LOCAL)
+    principal: Principal = request.get(PRINCIPAL, LOCAL)
     return principal.name
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from hearthd.batch import stored
 from hearthd.batch.batch import new_id
 from hearthd.batch.disk import AppendFile, Disk, DiskTrouble, trouble_of
 from hearthd.batch.stored import Page, StoredFile
-from hearthd.batch.threads import in_thread
+from hearthd.batch.threads import in_thread, opened
 from hearthd.config.schema import BatchConfig
 from hearthd.errors import BodyTooLarge, InsufficientStorage, InvalidRequest, NotFound
 from hearthd.store.database import Database
@@ -24,6 +24,7 @@ from hearthd.store.database import Database
 log = logging.getLogger(__name__)
 
 UPLOAD_PREFIX: Final = ".upload-"
+_PIECE_BYTES: Final = 256 * 1024
 
 
 class Files:
@@ -107,6 +108,13 @@ class Files:
             raise NotFound(f"There is no file {file_id}", param="file_id", code="file_not_found")
         return file
 
+    @asynccontextmanager
+    async def content(self, file_id: str) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+        """Reads what is in a file, a piece at a time; empty at its end. Raises OSError."""
+        path = self.path(file_id)
+        async with opened(lambda: path.open("rb"), _close) as file:
+            yield lambda: in_thread(file.read, _PIECE_BYTES)
+
     async def delete(self, file_id: str, owner: str | None) -> None:
         """Take a file away; raises NotFound, and InvalidRequest while a batch reads it."""
         await self.get(file_id, owner)
@@ -148,15 +156,12 @@ class Files:
 
     async def _write(self, part: Path, pieces: AsyncIterator[bytes]) -> int:
         n_bytes = 0
-        file: AppendFile = await in_thread(self._disk.open, part)
-        try:
+        async with opened(partial(self._disk.open, part), AppendFile.close) as file:
             async for piece in pieces:
                 n_bytes += len(piece)
                 self._check(n_bytes)
                 await in_thread(self._add, file, piece)
             await in_thread(file.sync)
-        finally:
-            await asyncio.to_thread(file.close)
         return n_bytes
 
     def _check(self, n_bytes: int) -> None:
@@ -189,3 +194,7 @@ class Files:
             for entry in entries:
                 if entry.name not in known and entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink(missing_ok=True)
+
+
+def _close(file: IO[bytes]) -> None:
+    file.close()
