@@ -22,13 +22,7 @@ from hearth_tui.errors import ClientError
 from hearth_tui.printable import one_line
 from hearth_tui.top import lines
 from hearth_tui.top.actions import ACTIONS, OPERATIONS, PANES
-from hearth_tui.top.columns import (
-    ALERT_COLUMNS,
-    BATCH_COLUMNS,
-    MODEL_COLUMNS,
-    QUERY_COLUMNS,
-    REQUEST_COLUMNS,
-)
+from hearth_tui.top.columns import COLUMNS
 from hearth_tui.top.consequences import consequence
 from hearth_tui.top.history import History, Speed
 from hearth_tui.top.types import Batch, Operated, Top, UnderWay, WatchedModel
@@ -90,30 +84,37 @@ class TopApp(App[None]):
         self._n_readings = 0
         self._log_number = 0
         self._by_saved = False
+        self._banner = Banner(id="banner")
+        self._body = Vertical(id="body")
+        self._devices = Devices()
+        self._tables = {name: LiveTable(columns, id=name) for name, columns in COLUMNS.items()}
+        self._tables["models"].border_title = "models"
+        self._tabs = PaneTabs(id="tabs")
+        self._panes = ContentSwitcher(initial=PANES[0], id="panes")
+        self._summary = Line(id="summary")
+        self._log_lines = RichLog(id="log", max_lines=LOG_LINES, wrap=False, markup=False)
 
     def compose(self) -> ComposeResult:
-        yield Banner(id="banner")
-        with Vertical(id="body"):
-            yield Devices()
-            models = LiveTable(MODEL_COLUMNS, id="models")
-            models.border_title = "models"
-            yield models
-            yield PaneTabs(id="tabs")
-            with ContentSwitcher(initial="requests", id="panes"):
-                yield LiveTable(REQUEST_COLUMNS, id="requests")
+        yield self._banner
+        with self._body:
+            yield self._devices
+            yield self._tables["models"]
+            yield self._tabs
+            with self._panes:
+                yield self._tables["requests"]
                 with Vertical(id="cache"):
-                    yield Line(id="summary")
-                    yield LiveTable(QUERY_COLUMNS, id="queries")
-                yield LiveTable(BATCH_COLUMNS, id="batches")
-                yield LiveTable(ALERT_COLUMNS, id="alerts")
-                yield RichLog(id="log", max_lines=LOG_LINES, wrap=False, markup=False)
+                    yield self._summary
+                    yield self._tables["queries"]
+                yield self._tables["batches"]
+                yield self._tables["alerts"]
+                yield self._log_lines
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Reading begins; where the models are is what the first keys are for."""
-        self._widget("#banner", Banner).show(Text(f"hearth  {one_line(self._source.name)}  …"))
+        self._banner.show(Text(f"hearth  {one_line(self._source.name)}  …"))
         self._show_tabs()
-        self._widget("#models", LiveTable).focus()
+        self._tables["models"].focus()
         self._keep_reading()
 
     def on_unmount(self) -> None:
@@ -141,24 +142,23 @@ class TopApp(App[None]):
 
     def _show_lost(self, reason: str, seconds: float) -> None:
         """The last reading stays, greyed."""
-        self._widget("#body", Vertical).add_class("-old")
-        self._widget("#banner", Banner).show_lost(self._source.name, reason, seconds)
+        self._body.add_class("-old")
+        self._banner.show_lost(self._source.name, reason, seconds)
         self._speed = Speed()
 
     def _show_top(self, top: Top) -> None:
         before, self._top = self._top, top
         if before is not None and before.started != top.started:
-            self._log_number = 0  # of another daemon, whose lines are counted anew
             self._speed = Speed()
         self._remember(top)
-        self._widget("#body", Vertical).remove_class("-old")
+        self._body.remove_class("-old")
         if self._n_readings % SPARKS_EVERY == 0 or before is None:
             self._show_banner(top)
-            self._widget("#devices", Devices).show_devices(top.devices, self._history)
+            self._devices.show_devices(top.devices, self._history)
         self._n_readings += 1
-        self._widget("#models", LiveTable).show({m.name: lines.model_cells(m) for m in top.models})
+        self._tables["models"].show({m.name: lines.model_cells(m) for m in top.models})
         self._show_pane(top)
-        self._show_log(top)
+        self._show_log(top, begun_anew=before is not None and before.started != top.started)
         self._show_tabs()
         if before is None or before.may_act != top.may_act:
             self.refresh_bindings()
@@ -171,7 +171,7 @@ class TopApp(App[None]):
             self._history.add(f"load {device.name}", device.utilization)
 
     def _show_banner(self, top: Top) -> None:
-        banner = self._widget("#banner", Banner)
+        banner = self._banner
         banner.show_box(self._source.name, top, self._history, self._tokens_per_second)
 
     def _show_pane(self, top: Top) -> None:
@@ -180,7 +180,7 @@ class TopApp(App[None]):
             case "requests":
                 rows = {str(r.number): lines.request_cells(r) for r in top.requests}
             case "cache":
-                self._widget("#summary", Line).show(lines.cache_line(top))
+                self._summary.show(lines.cache_line(top))
                 order = (lambda a: -a.saved_seconds) if self._by_saved else (lambda a: -a.hits)
                 rows = {a.key: lines.answer_cells(a) for a in sorted(top.cache.top, key=order)}
             case "batches":
@@ -194,13 +194,15 @@ class TopApp(App[None]):
                 return
         self._table.show(rows)
 
-    def _show_log(self, top: Top) -> None:
+    def _show_log(self, top: Top, *, begun_anew: bool) -> None:
+        if begun_anew:  # another daemon counts its lines anew, and was asked for later ones
+            self._log_number = 0
+            return
         fresh = [line for line in top.log or () if line.number > self._log_number]
         if fresh:
             self._log_number = fresh[-1].number
-            log = self._widget("#log", RichLog)
             for line in fresh:
-                log.write(lines.log_line(line), shrink=False)
+                self._log_lines.write(lines.log_line(line), shrink=False)
 
     def _show_tabs(self) -> None:
         notes = {}
@@ -212,7 +214,7 @@ class TopApp(App[None]):
                 b.status in ("validating", "in_progress", "finalizing") for b in self._batches
             )
             notes["batches"] = str(n_going or "")
-        self._widget("#tabs", PaneTabs).show_tabs(PANES, self._pane, notes)
+        self._tabs.show_tabs(PANES, self._pane, notes)
 
     # --- what can be done ------------------------------------------------------------------------
 
@@ -232,7 +234,7 @@ class TopApp(App[None]):
 
     def action_pane(self, pane: str) -> None:
         """Show another one below."""
-        self._widget("#panes", ContentSwitcher).current = pane
+        self._panes.current = pane
         self._table_or_log().focus()
         if self._top is not None:
             self._show_pane(self._top)
@@ -247,7 +249,7 @@ class TopApp(App[None]):
 
     def action_next(self) -> None:
         """From the models to what is below, and back."""
-        models = self._widget("#models", LiveTable)
+        models = self._tables["models"]
         (self._table_or_log() if models.has_focus else models).focus()
 
     def action_help(self) -> None:
@@ -284,7 +286,7 @@ class TopApp(App[None]):
     @work(group="doing")
     async def action_cancel(self) -> None:
         """End the chosen request."""
-        table = self._widget("#requests", LiveTable)
+        table = self._tables["requests"]
         number = table.chosen if self._pane == "requests" else None
         request = next((r for r in self._requests() if str(r.number) == number), None)
         if request is None:
@@ -324,17 +326,17 @@ class TopApp(App[None]):
 
     @property
     def _pane(self) -> str:
-        return self._widget("#panes", ContentSwitcher).current or PANES[0]
+        return self._panes.current or PANES[0]
 
     @property
     def _table(self) -> LiveTable:
-        return self._widget("#queries" if self._pane == "cache" else f"#{self._pane}", LiveTable)
+        return self._tables["queries" if self._pane == "cache" else self._pane]
 
     def _table_or_log(self) -> LiveTable | RichLog:
-        return self._widget("#log", RichLog) if self._pane == "log" else self._table
+        return self._log_lines if self._pane == "log" else self._table
 
     def _chosen_model(self) -> WatchedModel | None:
-        name = self._widget("#models", LiveTable).chosen
+        name = self._tables["models"].chosen
         models = () if self._top is None else self._top.models
         return next((model for model in models if model.name == name), None)
 
@@ -343,7 +345,3 @@ class TopApp(App[None]):
 
     def _doing(self, name: str) -> Callable[[], object]:
         return lambda: self.run_action(name)
-
-    def _widget(self, selector: str, kind: type[T]) -> T:
-        """Of the screen itself, whatever dialog is over it."""
-        return self.screen_stack[0].query_one(selector, kind)  # type: ignore[type-var]

@@ -37,22 +37,10 @@ STYLES = {
     "info": "",
     "debug": "dim",
 }
-_DAY, _HOUR, _MINUTE = 86_400, 3600, 60
+_HOUR, _MINUTE = 3600, 60
 _SPARK = 12
 _CLASSES = {"interactive": "inter"}
 _HOT_CELSIUS = 85.0
-
-
-def span(seconds: float) -> str:
-    """A time in the two units that matter: 3 d 4 h, 5 min 2 s, 8.1 s."""
-    whole = int(seconds)
-    if whole >= _DAY:
-        return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
-    if whole >= _HOUR:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    if whole >= _MINUTE:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
 def short_span(seconds: float) -> str:
@@ -61,7 +49,9 @@ def short_span(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < 2 * _MINUTE:
         return f"{seconds:.0f} s"
-    return f"{seconds / _MINUTE:.0f} min" if seconds < 2 * _HOUR else f"{seconds / _HOUR:.0f} h"
+    if seconds < 2 * _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.0f} h" if seconds < 48 * _HOUR else f"{seconds / 24 / _HOUR:.0f} d"
 
 
 def device_line(device: DeviceLoad, history: History, name_columns: int) -> Text:
@@ -104,19 +94,19 @@ def model_cells(model: WatchedModel) -> tuple[Text, ...]:
         state,
         Text(layers(model)),
         Text(f"{details.n_running or 0}+{details.n_waiting or 0}", justify="right"),
-        Text(figures.share(details.kv_tokens_free, details.kv_tokens), justify="right"),
+        Text(_percent(_ratio(details.kv_tokens_free, details.kv_tokens)), justify="right"),
         Text(figures.data_size(details.engine_rss_bytes), justify="right"),
     )
 
 
 def layers(model: WatchedModel) -> str:
-    """Which layers are on which device: "cpu:0 0-12 gpu:0 12-24"."""
+    """How many layers are on which device: "20@gpu:0 12@cpu:0"."""
     parts = []
     for stage in model.hearth.stages:
         if stage.layers is None or len(model.hearth.stages) == 1:
             parts.append(stage.device)
         else:
-            parts.append(f"{stage.device} {stage.layers[0]}-{stage.layers[1] - 1}")
+            parts.append(f"{stage.layers[1] - stage.layers[0]}@{stage.device}")
     return one_line(" ".join(parts)) or figures.UNKNOWN
 
 
@@ -171,7 +161,7 @@ def answer_cells(answer: TopAnswer) -> tuple[Text, ...]:
     query = f"(answer {answer.key[:12]})" if answer.question is None else answer.question
     return (
         Text(figures.count(answer.hits), justify="right"),
-        Text(span(answer.saved_seconds), justify="right"),
+        Text(short_span(answer.saved_seconds), justify="right"),
         Text(one_line(answer.model)[:14]),
         Text(one_line(query)[:200]),
     )
@@ -188,9 +178,9 @@ def cache_line(top: Top) -> Text:
     return Text.assemble(
         ("hit rate ", "dim"),
         (rate, "bold"),
-        f" ({hits} of {looked})  bypassed {cache.results.get('BYPASS', 0)}  "
+        f" ({hits} of {looked}) bypassed {cache.results.get('BYPASS', 0)}  "
         f"{figures.count(cache.n_answers)} answers, {figures.data_size(cache.n_bytes)}  "
-        f"spared {span(cache.saved_seconds)}, {figures.count(cache.saved_tokens)} tokens",
+        f"spared {short_span(cache.saved_seconds)}, {figures.count(cache.saved_tokens)} tokens",
     )
 
 
@@ -199,7 +189,11 @@ def batch_cells(batch: Batch, now: float) -> tuple[Text, ...]:
     counts = batch.request_counts
     done = figures.UNKNOWN if counts is None else f"{counts.completed}/{counts.total}"
     failed = figures.UNKNOWN if counts is None else str(counts.failed)
-    age = figures.UNKNOWN if batch.created_at is None else span(max(0.0, now - batch.created_at))
+    age = (
+        figures.UNKNOWN
+        if batch.created_at is None
+        else short_span(max(0.0, now - batch.created_at))
+    )
     return (
         Text(one_line(batch.id)[:34]),
         Text(one_line(batch.status), STYLES.get(batch.status, "")),
@@ -235,6 +229,10 @@ def _share(part: int | None, whole: int | None) -> str:
     text, unit = figures.data_size(whole).split()
     size = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}[unit]
     return f"{figures.UNKNOWN if part is None else format(part / size, '.1f')}/{text} {unit}"
+
+
+def _percent(ratio: float | None) -> str:
+    return figures.UNKNOWN if ratio is None else f"{ratio:.0%}"
 
 
 def _ratio(part: int | None, whole: int | None) -> float | None:
