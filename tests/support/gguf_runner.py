@@ -75,7 +75,7 @@ class Runner:
         self, model: LoadedModel, specs: Sequence[StageSpec], backend: Backend = BACKEND
     ) -> None:
         self.model = model
-        self.lengths = [0] * specs[0].n_seq
+        self.lengths = [0] * (specs[0].n_seq if specs else 0)
         self._stack = ExitStack()
         self.stages = [
             self._stack.enter_context(closing(load(model, spec, CPU, backend))) for spec in specs

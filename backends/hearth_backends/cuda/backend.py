@@ -80,7 +80,7 @@ class CudaBackend(Backend):
             raise Unsupported(f"layers {spec.first} to {spec.last} of {model.n_layers}")
         from hearth_backends.cuda.opening import open_stage
 
-        return open_stage(model, spec, devices[0], leases[0], progress)
+        return open_stage(model, spec, devices, leases, progress)
 
 
 def model_support(model: ModelSpec) -> Support:

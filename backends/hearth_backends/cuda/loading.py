@@ -69,11 +69,12 @@ class WeightLoader:
             layers.append(self._layer(layer, ropes[self.variant.rope_of[layer]]))
             progress(len(layers) / n_parts)
         embedding = self._embedding() if spec.embed else None
+        has_head = spec.head and self._shard.rank == 0  # who samples needs all logits
         return Weights(
             layers=tuple(layers),
             embedding=embedding,
-            final_norm=self._vector(final_norm(self._model)) if spec.head else None,
-            head=self._head(embedding) if spec.head else None,
+            final_norm=self._vector(final_norm(self._model)) if has_head else None,
+            head=self._head(embedding) if has_head else None,
         )
 
     def _layer(self, layer: int, rope: Rope) -> LayerWeights:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import torch
 
 from hearth_backends.base import Capabilities, DeviceInfo, Lease, Progress, StageSpec
-from hearth_backends.cuda.decoder import Decoder
+from hearth_backends.cuda.decoder import Decoder, alone
 from hearth_backends.cuda.device import Accelerator
+from hearth_backends.cuda.followers import Followers, LeadingRunner, Membership
+from hearth_backends.cuda.group import Group, check_nobody_meets, meeting_place, shares
 from hearth_backends.cuda.kernels import kernels_for
 from hearth_backends.cuda.loading import WeightLoader
 from hearth_backends.cuda.memory import n_wanted, out_of_memory
@@ -21,12 +22,11 @@ from hearth_backends.cuda.quantized import Place
 from hearth_backends.cuda.rows import HostRows, Rows
 from hearth_backends.cuda.runner import Runner
 from hearth_backends.cuda.sampler import Sampler
-from hearth_backends.cuda.stage import CudaStage, Parts
-from hearth_backends.errors import BackendError, OutOfMemory
+from hearth_backends.cuda.shard import WHOLE
+from hearth_backends.cuda.stage import NAME, CudaStage, Parts
+from hearth_backends.errors import BackendError, OutOfMemory, Unsupported
 from hearth_backends.weights.opening import open_reader
 from hearth_backends.weights.spec import ModelSpec
-
-log = logging.getLogger(__name__)
 
 
 def precision_on(spec: StageSpec, device: str) -> Precision:
@@ -38,19 +38,22 @@ def precision_on(spec: StageSpec, device: str) -> Precision:
 
 
 def open_stage(
-    model: ModelSpec, spec: StageSpec, device: DeviceInfo, lease: Lease, progress: Progress
+    model: ModelSpec,
+    spec: StageSpec,
+    devices: Sequence[DeviceInfo],
+    leases: Sequence[Lease],
+    progress: Progress,
 ) -> CudaStage:
     """Load weights, make the pool, compute one step; raises ModelFileError, Unsupported, OutOfMemory."""
-    where = Accelerator(device.name)
-    precision = precision_on(spec, device.name)
-    where.use_threads(spec.threads)
-    where.reset_peak()
-    before_bytes = where.used_bytes()
-    with _refusing_without_memory(where, lease), torch.inference_mode():
-        runner = make_runner(model, spec, where, precision, progress)
-        _warm_up(runner, model, spec)
-    where.synchronize()
-    _check_lease(model, where, lease, where.peak_bytes() - before_bytes)
+    where = Accelerator(devices[0].name)
+    precision = precision_on(spec, devices[0].name)
+    with torch.inference_mode():
+        if len(devices) > 1:
+            runner = _open_group(model, spec, devices, leases, progress)
+        else:
+            runner = open_runner(model, spec, where, leases[0], progress)
+        with closing_on_failure(runner), _refusing_without_memory(where, leases[0]):
+            _warm_up(runner, model, spec)
     caps = Capabilities(
         async_depth=1 if spec.embed and spec.head else 0,
         max_wants=n_wanted(spec) if spec.head else None,
@@ -60,19 +63,69 @@ def open_stage(
         runner=runner,
         sampler=Sampler(where, kernels_for(where.torch)),
         digest=model.digest,
-        precision=f"{spec.weight_kind} {precision.compute_name} {precision.kv}",
+        precision=f"{spec.weight_kind} {precision.compute_name} {precision.kv} {len(devices)}",
         d_model=model.d_model,
     )
     return CudaStage(spec, caps, parts)
 
 
+def open_runner(
+    model: ModelSpec,
+    spec: StageSpec,
+    where: Accelerator,
+    lease: Lease,
+    progress: Progress,
+    group: Group | None = None,
+) -> Runner:
+    """Weights and pool on one device, of a group its share; raises what `open_stage` raises."""
+    where.use_threads(spec.threads)
+    precision = precision_on(spec, where.name)
+    with _refusing_without_memory(where, lease):
+        return make_runner(model, spec, where, precision, progress, group)
+
+
+def _open_group(
+    model: ModelSpec,
+    spec: StageSpec,
+    devices: Sequence[DeviceInfo],
+    leases: Sequence[Lease],
+    progress: Progress,
+) -> Runner:
+    """The first device here, each other one in a process of its own."""
+    first, *others = shards = shares(len(devices))
+    support = first.support(model)
+    if not support.ok:
+        raise Unsupported(f"backend {NAME}: {support.reason}")
+    check_nobody_meets()
+    with ExitStack() as stack:
+        meeting = meeting_place(stack)
+        members = [
+            Membership(model, spec, devices[s.rank].name, leases[s.rank], s, meeting)
+            for s in others
+        ]
+        followers = stack.enter_context(closing(Followers(members)))
+        where = Accelerator(devices[0].name)
+        group = stack.enter_context(closing(Group(shards[0], meeting, where)))
+        runner = open_runner(model, spec, where, leases[0], progress, group)
+        assert isinstance(runner, LeadingRunner)
+        followers.wait_until_loaded()
+        runner.lead(followers, group, stack.pop_all())
+        return runner
+
+
 def make_runner(
-    model: ModelSpec, spec: StageSpec, where: Accelerator, precision: Precision, progress: Progress
+    model: ModelSpec,
+    spec: StageSpec,
+    where: Accelerator,
+    precision: Precision,
+    progress: Progress,
+    group: Group | None = None,
 ) -> Runner:
     """Everything on its device, and nothing computed yet."""
     kernels = kernels_for(where.torch)
     place = Place(where, precision.compute, kernels)
-    loader = WeightLoader(open_reader(model), spec, precision, place)
+    shard = WHOLE if group is None else group.shard
+    loader = WeightLoader(open_reader(model), spec, precision, place, shard)
     numbers = loader.numbers()
     pool = KVPool(
         spec.last - spec.first,
@@ -82,9 +135,20 @@ def make_runner(
         dtype=precision.kv,
         device=where.torch,
     )
-    decoder = Decoder(loader.weights(progress), numbers, kernels)
-    rows = Rows(spec, where.torch)
-    return Runner(decoder, pool, rows, kernels, where, precision.compute)
+    weights = loader.weights(progress)
+    decoder = Decoder(weights, numbers, kernels, alone if group is None else group.sum)
+    kind = LeadingRunner if group is not None and shard.rank == 0 else Runner
+    return kind(decoder, pool, Rows(spec, where.torch), kernels, where, precision.compute)
+
+
+@contextmanager
+def closing_on_failure(runner: Runner) -> Iterator[None]:
+    """What was opened is closed unless the stage comes to be."""
+    try:
+        yield
+    except BaseException:
+        runner.close()
+        raise
 
 
 def _warm_up(runner: Runner, model: ModelSpec, spec: StageSpec) -> None:
@@ -122,11 +186,3 @@ def _refusing_without_memory(where: Accelerator, lease: Lease) -> Iterator[None]
         raise OutOfMemory(
             f"{where.name} could not give what was leased ({lease.bytes.total} bytes): {error}"
         ) from error
-
-
-def _check_lease(model: ModelSpec, where: Accelerator, lease: Lease, peak_bytes: int) -> None:
-    """Tell what a load really took; a GPU's peak is exact, the processor's is what the process grew by."""
-    log.info(
-        "%s on %s: %d bytes at its peak, of %d that were leased",
-        model.name, where.name, peak_bytes, lease.bytes.total,
-    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -37,7 +38,7 @@ class Runner:
         self._kernels = kernels
         self._dtype = dtype
         self._graphs: Graphs | None = None
-        if decoder.weights.embedding is not None and decoder.weights.head is not None:
+        if decoder.weights.embedding is not None:
             self._graphs = Graphs(device, most=rows.null_row)
 
     @property
@@ -50,11 +51,35 @@ class Runner:
         They are overwritten by the next step.
         """
         self.rows.apply(to_device((host.changes,), self.device)[0])
-        if host.is_decode and self._graphs is not None and len(host.wanted) == len(host.tokens):
+        if self._graphs is not None and self._is_whole_decode(host):
             size = self._graphs.size_for(len(host.tokens))
             if size is not None:
                 return self._decode(host, size)[: len(host.tokens)]
         return self._mixed(host, x)
+
+    def _is_whole_decode(self, host: HostRows) -> bool:
+        is_wanted = self.weights.head is None or len(host.wanted) == len(host.tokens)
+        return host.is_decode and is_wanted
+
+    def share_samples(self) -> None:
+        """The last samples have changed; alone, there is nobody to tell."""
+
+    def read(self, blocks: Sequence[int], n_tokens: int) -> bytes:
+        """See KVPool."""
+        return self.pool.read(blocks, n_tokens)
+
+    def write(self, blocks: Sequence[int], state: bytes, n_tokens: int) -> None:
+        """See KVPool."""
+        self.pool.write(blocks, state, n_tokens)
+
+    def token_bytes(self) -> int:
+        """See KVPool."""
+        return self.pool.token_bytes()
+
+    @property
+    def is_group(self) -> bool:
+        """Whether other devices compute the same layers, and cannot be left in the middle of a step."""
+        return False
 
     def close(self) -> None:
         """Forget recorded steps."""

@@ -13,9 +13,6 @@ from hearth_backends.base import Support
 from hearth_backends.weights.matrix import Heads, Matrix, Part
 from hearth_backends.weights.spec import ModelSpec
 
-GROUP_STEP = 128
-"""Inputs of a cut matrix come in multiples of this, so that groups of 4-bit integers stay whole."""
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:

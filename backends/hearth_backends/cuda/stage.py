@@ -98,7 +98,7 @@ class CudaStage(Stage):
         """The first tokens of a block table, or of the row that sits there."""
         self._check_blocks(placement, n_tokens)
         with torch.inference_mode():
-            state = self._runner.pool.read(placement.blocks, n_tokens)
+            state = self._runner.read(placement.blocks, n_tokens)
         return pack_state(self._tag(n_tokens), state)
 
     def restore(self, placement: Placement, blob: bytes, n_tokens: int | None = None) -> int:
@@ -107,11 +107,11 @@ class CudaStage(Stage):
         n_tokens = n_held if n_tokens is None else n_tokens
         if n_tokens > n_held:
             raise ForeignState(f"the exported state is of {n_held} tokens, not {n_tokens}")
-        if len(state) != n_held * self._runner.pool.token_bytes():
+        if len(state) != n_held * self._runner.token_bytes():
             raise ForeignState("an exported state of another size")
         self._check_blocks(placement, n_tokens)
         with torch.inference_mode():
-            self._runner.pool.write(placement.blocks, state, n_tokens)
+            self._runner.write(placement.blocks, state, n_tokens)
         return n_tokens
 
     def state_kind(self) -> str:
@@ -156,6 +156,7 @@ class CudaStage(Stage):
         drawn = self._sampler.draw(
             out, batch.sampling, runner.rows.last, runner.rows.remember(batch)
         )
+        runner.share_samples()
         return _Step(drawn=drawn, event=runner.device.event())
 
     @contextmanager
@@ -165,6 +166,8 @@ class CudaStage(Stage):
             yield
         except BaseException as error:
             self._runner.rows.forget()
+            if self._runner.is_group and isinstance(error, RuntimeError):
+                raise BackendError(f"a group of devices lost its step: {error}") from error
             if out_of_memory(error):
                 self._runner.device.give_back()
                 raise CapacityError(f"the device had no memory for a step: {error}") from error
