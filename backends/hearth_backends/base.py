@@ -6,7 +6,7 @@ That of key-value memory is `hearth_backends.kv.contract`, that of encoders `hea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -324,6 +324,17 @@ class Backend(ABC):
         progress: Progress,
     ) -> Stage:
         """Load a stage; raises ModelFileError, Unsupported, OutOfMemory."""
+
+    def layer_inputs(
+        self, model: ModelSpec, texts: Sequence[Sequence[int]], threads: int
+    ) -> Iterator[Mapping[str, F32]]:
+        """Layer after layer, what its matrices are multiplied with while the model reads the texts.
+
+        By the matrices' canonical names, [tokens of all texts, n_in]; raises Unsupported.
+        """
+        from hearth_backends.errors import Unsupported
+
+        raise Unsupported(f"backend {self.name} does not let anybody look into its layers")
 
     def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
         """Whether `load_encoder` would load it; no with the reason in words."""

@@ -15,6 +15,8 @@ class Order(msgspec.Struct, frozen=True):
     kind: str  # "int4", "int8", "fp8"
     symmetric: bool = True
     group: int | None = None
+    method: str | None = None  # of int4: "gptq" or "nearest"; None: gptq where the backend can
+    calibration: str | None = None  # a file that gptq reads; None: the text that comes with Hearth
     force: bool = False
     report: bool = True  # whether what was made is held against the model
     text: str | None = None  # a file to compare on; None: the text that comes with Hearth
@@ -60,6 +62,7 @@ class Made(msgspec.Struct, frozen=True, tag="made"):
     n_bytes: int
     source_bytes: int
     scheme: str
+    method: str  # how numbers were rounded, in words
     kept: list[str]  # matrices that stay as they were
 
 

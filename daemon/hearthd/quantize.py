@@ -140,7 +140,7 @@ def text_of(said: Made | Compared) -> str:
     if isinstance(said, Made):
         share = said.n_bytes / said.source_bytes
         lines = [
-            f"{said.out}: {said.n_bytes / 1e6:.1f} MB ({share:.0%} of {said.source_bytes / 1e6:.1f} MB), {said.scheme}"
+            f"{said.out}: {said.n_bytes / 1e6:.1f} MB ({share:.0%} of {said.source_bytes / 1e6:.1f} MB), {said.scheme}, {said.method}"
         ]
         if said.kept:
             lines.append(
@@ -189,6 +189,8 @@ def _order(arguments: argparse.Namespace) -> Order:
         kind=arguments.to or "",
         symmetric=not arguments.asymmetric,
         group=arguments.group,
+        method=arguments.method,
+        calibration=None if arguments.calibration is None else _absolute(arguments.calibration),
         force=arguments.force,
         report=not arguments.no_report,
         text=None if arguments.report is None else _absolute(arguments.report),
@@ -225,6 +227,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace DIR where it is a checkpoint's folder")
     add("--group", type=int, metavar="N", help="of int4: 128, 64 or 32 inputs share a scale")
     add("--asymmetric", action="store_true", help="of int4: with a zero point for each group")
+    add(
+        "--method", choices=("gptq", "nearest"),
+        help="of int4: rounding errors make up for each other on a text (gptq), or each number goes to the "
+        "nearest; default: gptq, where the backend can look into its layers",
+    )  # fmt: skip
+    add("--calibration", metavar="TEXT", help="that gptq reads, not the text that comes along")
     add("--report", metavar="TEXT", help="compare on this file, not on the text that comes along")
     add("--no-report", action="store_true", help="do not compare what was made")
     add("--compare", action="store_true", help="compare every kind that the backend makes itself")

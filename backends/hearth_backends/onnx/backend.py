@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import psutil
 
 from hearth_backends.base import (
+    F32,
     Backend,
     Bytes,
     Capabilities,
@@ -25,8 +28,10 @@ from hearth_backends.onnx import kinds, session
 from hearth_backends.onnx.encoder import encoder_support, estimate_encoder_bytes, load_onnx_encoder
 from hearth_backends.onnx.loading import is_whole, load_parts
 from hearth_backends.onnx.memory import estimate_bytes, n_wanted
+from hearth_backends.onnx.observing import observe
 from hearth_backends.onnx.recipe import model_support
 from hearth_backends.onnx.stage import NAME, OnnxStage
+from hearth_backends.weights.opening import open_reader
 from hearth_backends.weights.spec import ModelSpec
 
 KV_DTYPES = ("f16", "f32", "q8_0")
@@ -105,6 +110,17 @@ class OnnxBackend(Backend):
         caps = Capabilities(max_wants=n_wanted(spec) if spec.head else None)
         progress(1.0)
         return OnnxStage(spec, caps, parts)
+
+    def layer_inputs(
+        self, model: ModelSpec, texts: Sequence[Sequence[int]], threads: int
+    ) -> Iterator[Mapping[str, F32]]:
+        """In float32, one layer in memory at a time."""
+        support = model_support(model)
+        if not support.ok:
+            raise Unsupported(f"backend {NAME}: {support.reason}")
+        tokens = [np.array(text, np.int32) for text in texts]
+        seen = observe(open_reader(model), tokens, threads)
+        return (found.by_tensor(layer) for layer, found in enumerate(seen))
 
     def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
         """Whether it encodes with the model."""

@@ -28,8 +28,9 @@ from hearth_backends.weights.spec import ModelSpec
 from hearth_backends.weights.variant import Variant
 
 ROWS, WANTED = "rows", "wanted"
-TAPS = ("attention_peaks", "mlp_peaks", "down_peaks")
-"""The largest input of attention, of gate and up, and of down, by column."""
+TAPS = ("attention_inputs", "output_inputs", "mlp_inputs", "down_inputs")
+"""What is multiplied with the matrices of a layer: of queries, keys and values, of what attention gives, of
+gate and up, and of down; [rows, inputs], heads filled up."""
 
 
 def build_decoder(
@@ -102,12 +103,13 @@ class _Decoder:
     def _layer(self, stream: _Stream, layer: int) -> None:
         recipe = self._smoothed(layer_recipe(self._model, layer), layer)
         x = self._norm_stream(stream, recipe.input_norm)
-        self._tap("attention_peaks", x, self._model.d_model)
+        self._tap(TAPS[0], x, self._model.d_model)
         attended = self._attention(x, recipe, layer)
+        self._tap(TAPS[1], attended, self._model.n_heads * self._head_dim)
         y = settled(self.graph, self._linear(Value(attended), recipe.output, recipe.output_bias))
         stream.pending = self._norm_or_same(y, recipe.post_attention_norm)
         x = self._norm_stream(stream, recipe.mlp_norm)
-        self._tap("mlp_peaks", x, self._model.d_model)
+        self._tap(TAPS[2], x, self._model.d_model)
         y = settled(self.graph, self._mlp(x, recipe))
         stream.pending = self._norm_or_same(y, recipe.post_mlp_norm)
 
@@ -127,13 +129,10 @@ class _Decoder:
         )
 
     def _tap(self, name: str, x: str, width: int) -> None:
-        """The largest of each input [width], where somebody looks."""
+        """A value [rows, width] as an output, where somebody looks."""
         if self.taps:
-            rows = self.graph.constant("rows_axis", [0], np.int64)
-            self.graph.named_node(
-                "ReduceMax", [self.graph.node("Abs", [x]), rows], [name], keepdims=0
-            )
-            self.graph.output(name, np.float32, (width,))
+            self.graph.named_node("Identity", [x], [name])
+            self.graph.output(name, np.float32, (ROWS, width))
 
     def _mlp(self, x: str, recipe: LayerRecipe) -> Value:
         gate = settled(self.graph, self._linear(Value(x), recipe.gate))
@@ -143,7 +142,7 @@ class _Decoder:
         else:
             active = self.graph.node("Gelu", [gate], approximate="tanh")
         product = self.graph.node("Mul", [active, up.name])
-        self._tap("down_peaks", product, self._model.d_ff)
+        self._tap(TAPS[3], product, self._model.d_ff)
         return self._linear(Value(product, up.row_scale), recipe.down)
 
     def _head(self, stream: _Stream) -> None:

@@ -7,7 +7,7 @@ embeddings some rows at a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hearth_backends.errors import Unsupported
 from hearth_backends.quantizing import rounding
 from hearth_backends.quantizing.config_json import config_of
 from hearth_backends.quantizing.folder import appearing
+from hearth_backends.quantizing.gptq import Upper, factor, gptq_groups
 from hearth_backends.quantizing.plan import Plan, Target, group_of, kept_type, plan
 from hearth_backends.quantizing.shards import SHARD_BYTES, Piece, write_shards
 from hearth_backends.quantizing.tokenizer_files import check_same, copied_files, tokenizer_files
@@ -50,9 +51,13 @@ def write_quantized(
     progress: Progress,
     *,
     replace: bool = False,
+    layers: Iterable[Mapping[str, F32]] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Written:
     """Write the folder `out`, whole or not at all.
+
+    With `layers`, which give what the matrices of each layer in turn are multiplied with, 4-bit groups
+    are made by GPTQ; otherwise each number goes to the nearest of its group.
 
     Raises Unsupported, ModelFileError, and OutOfMemory where the disk is full.
     """
@@ -67,7 +72,7 @@ def write_quantized(
             (folder / name).write_bytes(data)
         if spec.format == "gguf":
             _check_tokenizer(folder, model)
-        write_shards(folder, made.entries(), _pieces(reader, made, progress), shard_bytes)
+        write_shards(folder, made.entries(), _pieces(reader, made, layers, progress), shard_bytes)
         n_bytes = sum(path.stat().st_size for path in folder.iterdir())
     return Written(made, n_bytes, spec.file_bytes)
 
@@ -95,14 +100,17 @@ def _check_tokenizer(folder: Path, model: LoadedModel) -> None:
     check_same(made, model.tokenizer)
 
 
-def _pieces(reader: TensorReader, made: Plan, progress: Progress) -> Iterator[Piece]:
+def _pieces(
+    reader: TensorReader, made: Plan, layers: Iterable[Mapping[str, F32]] | None, progress: Progress
+) -> Iterator[Piece]:
     """Tensors as they are made, in the order of the plan's entries."""
+    seen = _Seen(layers)
     total = max(1, sum(_n_elements(tensor) for tensor in made.tensors))
     done = 0
     for tensor in made.tensors:
         names = [entry.name for entry in made.entries_of(tensor)]
         if tensor.name in made.quantized:
-            parts = _quantized(reader.tensor(tensor.name), made.target)
+            parts = _quantized(reader.tensor(tensor.name), made.target, seen.factor_of(tensor))
             for name, data in zip(names, parts, strict=True):
                 yield Piece(name, data)
         else:
@@ -110,6 +118,28 @@ def _pieces(reader: TensorReader, made: Plan, progress: Progress) -> Iterator[Pi
                 yield Piece(names[0], _stored(rows, kept_type(tensor), tensor.name))
         done += _n_elements(tensor)
         progress(done / total)
+
+
+class _Seen:
+    """Factors of what matrices are multiplied with, one layer's at a time; matrices of one input share them."""
+
+    def __init__(self, layers: Iterable[Mapping[str, F32]] | None) -> None:
+        self._layers = None if layers is None else iter(layers)
+        self._layer = -1
+        self._inputs: Mapping[str, F32] = {}
+        self._factors: dict[int, Upper] = {}  # by the identity of inputs that are kept
+
+    def factor_of(self, tensor: TensorInfo) -> Upper | None:
+        """Of a matrix; layers come in order. None where nobody looks."""
+        if self._layers is None or tensor.layer is None:
+            return None
+        while self._layer < tensor.layer:
+            self._inputs, self._factors = next(self._layers), {}
+            self._layer += 1
+        inputs = self._inputs[tensor.name]
+        if id(inputs) not in self._factors:
+            self._factors[id(inputs)] = factor(inputs)
+        return self._factors[id(inputs)]
 
 
 def _n_elements(tensor: TensorInfo) -> int:
@@ -145,7 +175,7 @@ def bfloat16(values: F32) -> NDArray[np.uint16]:
     return (rounded >> np.uint32(16)).astype("<u2")
 
 
-def _quantized(matrix: F32, target: Target) -> list[NDArray[Any]]:
+def _quantized(matrix: F32, target: Target, upper: Upper | None) -> list[NDArray[Any]]:
     """The pieces of one matrix, as `Plan.entries_of` lists them."""
     step = max(8, CHUNK_ELEMENTS // matrix.shape[1] // 8 * 8)  # zero points go eight to a word
     chunks = [matrix[at : at + step] for at in range(0, len(matrix), step)]
@@ -157,7 +187,10 @@ def _quantized(matrix: F32, target: Target) -> list[NDArray[Any]]:
             np.concatenate([scales for _, scales in made]).astype("<f2"),
         ]
     group, symmetric = group_of(target), target.symmetric
-    grouped = [rounding.int4_groups(rows, group, symmetric=symmetric) for rows in chunks]
+    if upper is None:
+        grouped = [rounding.int4_groups(rows, group, symmetric=symmetric) for rows in chunks]
+    else:
+        grouped = [gptq_groups(matrix, group, upper, symmetric=symmetric)]
     pieces: list[NDArray[Any]] = [
         np.concatenate([rounding.words(found.integers) for found in grouped]),
         np.concatenate([found.scales for found in grouped]).astype("<f2"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +13,7 @@ from typing import NoReturn
 import msgspec
 
 from hearth_backends import registry
-from hearth_backends.base import LoadedModel
+from hearth_backends.base import F32, LoadedModel
 from hearth_backends.errors import BackendError, ModelFileError, Unsupported
 from hearth_backends.quantizing.checkpoint import write_quantized
 from hearth_backends.quantizing.plan import KINDS, Target
@@ -20,6 +21,10 @@ from hearthd.engine.quantizing.table import Place, Way, compare
 from hearthd.quantization import Failed, Made, Order, Progress, Said
 
 PER_MILLE = 1000
+SEQUENCE_TOKENS = 512
+"""Of a text that GPTQ reads, as much goes together."""
+MOST_TOKENS = 16_384
+"""What GPTQ reads at most: what enters a layer is in memory for all of them."""
 
 
 def run(line: str) -> int:
@@ -51,7 +56,7 @@ def _leave(_signal: int, _frame: object) -> NoReturn:
 
 
 def _do(order: Order) -> None:
-    text = _text(order)
+    text = _read(order.text, "text.txt")
     model = registry.open_model("builtin:canary" if order.model == "canary" else order.model)
     ways: list[Way] = []
     if order.out is not None:
@@ -71,12 +76,39 @@ def _make(order: Order, model: LoadedModel) -> None:
     target = Target(kinds[order.kind], order.symmetric, order.group)
     meter = _Meter()
     out = Path(order.out or "")
+    layers, method = _layers(order, model)
     written = write_quantized(
-        model, target, out, lambda part: meter("quantizing", part), replace=order.force
+        model,
+        target,
+        out,
+        lambda part: meter("quantizing", part),
+        replace=order.force,
+        layers=layers,
     )
     scheme = registry.open_model(str(out)).spec.quantization
     kept = list(written.plan.kept)
-    say(Made(str(out), written.n_bytes, written.source_bytes, scheme, kept))
+    say(Made(str(out), written.n_bytes, written.source_bytes, scheme, method, kept))
+
+
+def _layers(order: Order, model: LoadedModel) -> tuple[Iterator[Mapping[str, F32]] | None, str]:
+    """What GPTQ looks at, and how numbers are rounded, in words; raises Unsupported where it is asked for in vain."""
+    if order.kind != "int4":
+        return None, "each number to the nearest"
+    if order.method == "nearest":
+        return None, "each number to the nearest, ranges of least squared error"
+    text = _read(order.calibration, "calibration.txt")
+    tokens = model.tokenizer.encode(text, add_special=False, parse_special=True)
+    head = [model.spec.bos_id] if model.spec.add_bos and model.spec.bos_id is not None else []
+    length = min(SEQUENCE_TOKENS, model.spec.context_trained) - len(head)
+    most = min(len(tokens), MOST_TOKENS)
+    texts = [head + tokens[at : at + length] for at in range(0, most, length)]
+    try:
+        layers = registry.backend(order.backend).layer_inputs(model.spec, texts, order.threads)
+    except Unsupported as error:
+        if order.method == "gptq":
+            raise
+        return None, f"each number to the nearest ({error})"
+    return layers, f"GPTQ on {sum(map(len, texts))} tokens"
 
 
 class _Meter:
@@ -92,15 +124,14 @@ class _Meter:
             say(Progress(doing, fraction))
 
 
-def _text(order: Order) -> str:
-    if order.text is None:
-        return (
-            importlib.resources.files("hearth_backends.quantizing").joinpath("text.txt").read_text()
-        )
+def _read(path: str | None, default: str) -> str:
+    """A text of the user's, or one that comes along."""
+    if path is None:
+        return importlib.resources.files("hearth_backends.quantizing").joinpath(default).read_text()
     try:
-        return Path(order.text).read_text(encoding="utf-8", errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise ModelFileError(f"{order.text}: it cannot be read: {error}") from error
+        raise ModelFileError(f"{path}: it cannot be read: {error}") from error
 
 
 def _original(order: Order, model: LoadedModel) -> Way:
