@@ -48,9 +48,7 @@ lock: $(BIN)/python
 	@packaging/lock $(BIN)/python
 
 # Boots a real systemd in a container and lives through the life of the package there; needs root.
-test-boot: $(VENV)/.dev
-	@packaging/build-deb $(BIN)/python
-	@packaging/build-deb $(BIN)/python $$(sed -n 's/^__version__ = "\(.*\)"/\1/p' daemon/hearthd/__init__.py)+next
+test-boot: $(VENV)/.dev deb
 	$(BIN)/python -m pytest -m boot tests/appliance -q -s
 
 # --- environments ----------------------------------------------------------------------------

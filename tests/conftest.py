@@ -26,13 +26,21 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_ASKED_FOR = {
+    "soak": "takes minutes: `pytest -m soak`",
+    "batch5k": "takes minutes: `pytest -m batch5k`",
+    "boot": "boots a system, as root: `make test-boot`",
+}
+"""Markers of tests that run only for those who name them."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Soaks are for those who ask for them."""
-    if "soak" not in config.option.markexpr:
-        skip = pytest.mark.skip(reason="takes minutes: `pytest -m soak`")
-        for item in items:
-            if "soak" in item.keywords:
-                item.add_marker(skip)
+    """Soaks and the like are for those who ask for them."""
+    for marker, reason in _ASKED_FOR.items():
+        if marker not in config.option.markexpr:
+            for item in items:
+                if marker in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
