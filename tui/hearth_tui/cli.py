@@ -21,9 +21,11 @@ from hearth_tui.errors import (
 COMMANDS = {
     "ask": "ask a model one question",
     "audit": "list what operators did to the box",
+    "batch": "have files of requests answered when nobody else needs the models",
     "cache": "look after the cache of answers",
     "chat": "talk with a model",
     "devices": "list what the box can run models on",
+    "doctor": "find what is wrong with this machine, and what mends it",
     "keys": "give out keys for the box, and take them back",
     "models": "list the models of the box",
     "quantize": "write a model in fewer bits, and say how far that is from it",

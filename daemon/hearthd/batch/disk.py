@@ -71,12 +71,14 @@ class Disk:
 
     def check_room(self, folder: Path, n_bytes: int) -> None:
         """Raise DiskTrouble where so many bytes would not leave the reserve free."""
+        if not self._reserve_bytes:
+            return
         found = os.statvfs(folder)
         free_bytes = found.f_bavail * found.f_frsize
         if free_bytes < self._reserve_bytes + n_bytes:
             raise DiskTrouble(
                 "full",
-                f"{free_bytes} bytes are free in {folder}, and batch.reserve keeps "
+                f"the disk is nearly full: {free_bytes} bytes are free, and batch.reserve keeps "
                 f"{self._reserve_bytes} of them for others",
             )
 
