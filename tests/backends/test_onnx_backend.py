@@ -14,7 +14,7 @@ from engine_rig import Rig
 from gguf_runner import CPU, MakeGguf, Rows, Runner, whole_spec
 
 from hearth_backends.base import Bytes, DeviceInfo, Lease, LoadedModel, StageSpec
-from hearth_backends.errors import ModelFileError, OutOfMemory
+from hearth_backends.errors import ModelFileError, OutOfMemory, Unsupported
 from hearth_backends.registry import candidates, open_model
 
 pytest.importorskip("onnxruntime")
@@ -178,3 +178,11 @@ def _made_bytes(model: LoadedModel, spec: StageSpec) -> int:
     reader = open_reader(model.spec)
     graph = build_decoder(model.spec, spec, reader.variant(spec.n_ctx))
     return sum(bundle.n_bytes for bundle in graph.bundles if bundle.is_lasting)
+
+
+def test_adapters_are_refused_with_what_takes_them() -> None:
+    model = canary()
+    with pytest.raises(
+        Unsupported, match=r'x.gguf: backend onnx loads no adapters; backend = "gguf"'
+    ):
+        ONNX.open_adapter(model.spec, whole_spec(model), Path("x.gguf"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
 
 from hearth_backends.base import (
     F32,
+    AdapterSpec,
     Backend,
     Bytes,
     Capabilities,
@@ -95,6 +97,12 @@ class OnnxBackend(Backend):
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
         """Slots."""
         return SlotStore(spec.n_seq, spec.n_ctx)
+
+    def open_adapter(self, model: ModelSpec, spec: StageSpec, path: Path) -> AdapterSpec:
+        """Refused: graphs have the model's own weights only."""
+        raise Unsupported(
+            f'{path}: backend {NAME} loads no adapters; backend = "gguf" does, with a GGUF file of the model'
+        )
 
     def load(
         self,
