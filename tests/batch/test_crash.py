@@ -155,7 +155,7 @@ class CrashingDisk(Disk):
         raise Crash
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 2**32), full_share=st.sampled_from([0.0, 0.2]))
 def test_each_line_stands_once_after_any_number_of_crashes(
     tmp_path_factory: pytest.TempPathFactory, seed: int, full_share: float

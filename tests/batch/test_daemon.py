@@ -96,6 +96,7 @@ def test_over_the_unix_socket(short_path: Path) -> None:
         assert [entry["id"] for entry in page["data"]] == [batch.id]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_daemon_that_ends_takes_the_batch_up_again(short_path: Path, number: int) -> None:
     content, texts = many(300)
