@@ -142,6 +142,9 @@ class Capabilities:
     shares_prefix: bool = True
     rollback: Literal["any", "checkpoint"] = "any"
     max_wants: int | None = None  # wanted rows in a batch
+    saturating_rows: int | None = (
+        None  # rows of prompts in a batch from which more cost in proportion; None: the more the better
+    )
     adapters_per_batch: int | None = (
         None  # LoRA adapters that rows of a batch may have, none counts as one; None: any number
     )

@@ -519,3 +519,38 @@ def test_several_prompts_share_what_streams_leave_them() -> None:
         while not rig.answers[short].finish:
             rig.step()
         assert clock() - came < 0.25
+
+
+def first_tokens_of_a_wave(saturating: int) -> list[float]:
+    """Seconds until eight prompts of 128 tokens, which came at once, have their first tokens."""
+    clock = SimClock(StepCost(fixed_seconds=0.01, row_seconds=3e-3, context_seconds=0.0))
+    with Rig(
+        f"{NOISE},saturating={saturating}", concurrency=8, context=2048, kv_tokens=16384,
+        step_tokens=512, clock=clock,
+    ) as rig:  # fmt: skip
+        wave = [rig.submit(bytes([65 + i]) * 128, max_tokens=64, ignore_eos=True) for i in range(8)]
+        first: dict[int, float] = {}
+        while len(first) < 8:
+            for delta in rig.step():
+                first.setdefault(delta.rid, clock())
+        assert all(rig.answers[rid].tokens for rid in wave)
+        return sorted(first.values())
+
+
+def test_prompts_end_one_after_the_other_where_more_rows_cost_in_proportion() -> None:
+    together, in_turn = first_tokens_of_a_wave(0), first_tokens_of_a_wave(64)
+    assert together[0] == together[3] > 4 * 128 * 3e-3
+    assert in_turn[0] < 128 * 3e-3 + 0.02
+    assert in_turn[2] < together[0]
+    assert sum(in_turn) < sum(together)
+
+
+def test_prompts_that_are_short_go_together_up_to_what_fills_a_step() -> None:
+    clock = SimClock(COST)
+    with Rig(
+        f"{NOISE},saturating=64", concurrency=8, context=2048, kv_tokens=16384, step_tokens=512,
+        clock=clock,
+    ) as rig:  # fmt: skip
+        for i in range(8):
+            rig.submit(bytes([65 + i]) * 30, max_tokens=2, ignore_eos=True)
+        assert len({delta.rid for delta in rig.step()}) == 3

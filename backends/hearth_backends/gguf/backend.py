@@ -175,6 +175,10 @@ class GgufBackend(Backend):
         return stage
 
 
+_SATURATING_ROWS = 64
+"""On processors, a row in 128 costs as much as one in 512, and in 16 half as much again."""
+
+
 class _Unshared(RowStore):
     """No sequence takes over another's tokens: llama.cpp reuses cells that left a sliding window."""
 
@@ -200,6 +204,7 @@ def _capabilities(model: ModelSpec, spec: StageSpec) -> Capabilities:
         shares_prefix=model.state is not None or shares_prefixes(model, spec.n_ctx),
         rollback="any" if model.state is None else "checkpoint",
         max_wants=n_outputs(spec) if spec.head else None,
+        saturating_rows=_SATURATING_ROWS,
         adapters_per_batch=1,
     )
 

@@ -144,6 +144,7 @@ def _capabilities(options: SimOptions) -> Capabilities:
         async_depth=options.depth,
         rollback="checkpoint" if options.variant == "states" else "any",
         max_wants=options.wants or None,
+        saturating_rows=options.saturating or None,
         adapters_per_batch=options.adapters or None,
     )
 

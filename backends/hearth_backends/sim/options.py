@@ -22,6 +22,7 @@ class SimOptions:
     depth: int = 0  # steps that may be submitted before the last one's tokens are known
     mixed: int = -1  # prompts and decoding in one batch; -1: as the variant does
     wants: int = 0  # wanted rows in a batch at most
+    saturating: int = 0  # rows of prompts from which more cost in proportion; 0: unknown
     adapters: int = 0  # LoRA adapters in a batch at most
     states: int = 32  # saved states that the "states" variant has room for
     vocab: int = 300

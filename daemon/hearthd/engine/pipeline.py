@@ -188,6 +188,7 @@ def common_capabilities(caps: Sequence[Capabilities]) -> Capabilities:
     """What every stage can do."""
     prefill = [c.max_prefill_seqs for c in caps if c.max_prefill_seqs is not None]
     wants = [c.max_wants for c in caps if c.max_wants is not None]
+    saturating = [c.saturating_rows for c in caps if c.saturating_rows is not None]
     adapters = [c.adapters_per_batch for c in caps if c.adapters_per_batch is not None]
     return Capabilities(
         mixed=all(c.mixed for c in caps),
@@ -197,5 +198,6 @@ def common_capabilities(caps: Sequence[Capabilities]) -> Capabilities:
         shares_prefix=all(c.shares_prefix for c in caps),
         rollback="any" if all(c.rollback == "any" for c in caps) else "checkpoint",
         max_wants=min(wants, default=None),
+        saturating_rows=None if len(saturating) < len(caps) else max(saturating),
         adapters_per_batch=min(adapters, default=None),
     )

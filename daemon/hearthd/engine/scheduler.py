@@ -303,7 +303,8 @@ class Scheduler:
         if len(prompts) > 1:
             self._shortest_first = not self._shortest_first
             prompts = policy.prompt_order(prompts, shortest_first=self._shortest_first)
-        selection.share_prompts = len(prompts) + len(self.waiting) > 1
+        is_alone = len(prompts) + len(self.waiting) <= 1
+        selection.share_prompts = not is_alone and self.caps.saturating_rows is None
         for request in prompts:
             if admits:
                 admitted += self._admit(selection, above=request.level)
@@ -347,6 +348,8 @@ class Scheduler:
         if not self.mixed and selection.wants and max(n_rows, selection.wants[0].n_tokens) > 1:
             return False
         selection.add_prompt(request, n_rows, n_rows if request.scores_prompt else 1)
+        if start + n_rows == end:
+            selection.end_prompt(self.caps.saturating_rows)
         return True
 
     def _is_full(self, selection: Selection) -> bool:

@@ -10,8 +10,8 @@ class Selection:
     """Requests picked for a step while its budget lasts."""
 
     __slots__ = (
-        "_adapters", "_prompt_rows", "drafts", "is_plain", "requests", "rows_left", "share_prompts", "wants",
-        "wants_left",
+        "_adapters", "_prompt_rows", "drafts", "is_plain", "n_prompt_rows", "requests", "rows_left",
+        "share_prompts", "wants", "wants_left",
     )  # fmt: skip
 
     def __init__(self, n_rows: int, n_wants: int, adapters: frozenset[int] | None = None) -> None:
@@ -24,6 +24,7 @@ class Selection:
         self.rows_left = n_rows
         self.wants_left = n_wants
         self.share_prompts = False  # several prompts want rows
+        self.n_prompt_rows = 0  # that prompts have
         self._prompt_rows: int | None = None  # that prompts may have; None: what is left
 
     def takes(self, request: Request) -> bool:
@@ -48,10 +49,20 @@ class Selection:
     def add_prompt(self, request: Request, n_rows: int, n_wanted: int) -> None:
         """A chunk of a prompt."""
         self.add(request, n_rows, n_wanted)
+        self.n_prompt_rows += n_rows
         if request.recall is not None:  # room is wanted for more than is computed
             self.wants[-1] = Want(request, request.recall.n_tokens + n_rows)
         if self._prompt_rows is not None:
             self._prompt_rows -= n_rows
+
+    def end_prompt(self, saturating_rows: int | None) -> None:
+        """The last chunk was the end of its prompt.
+
+        Where more rows would cost in proportion, the step ends with it: the others' first tokens come no
+        later for it, and this one's sooner.
+        """
+        if saturating_rows is not None and self.n_prompt_rows >= saturating_rows:
+            self._prompt_rows = 0
 
     def add(self, request: Request, n_rows: int, n_wanted: int, n_draft: int = 0) -> None:
         self.is_plain = False
