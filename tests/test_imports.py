@@ -47,4 +47,5 @@ def test_the_terminal_loads_neither_the_daemon_nor_a_backend() -> None:
 def test_the_contracts_load_no_backend(module: str) -> None:
     loaded = loaded_by(f"import {module}")
     assert not loaded & {"torch", "onnxruntime", "llama_cpp", "gguf", "hearthd", "hearth_tui"}
-    assert not loaded & {"hearth_backends.gguf", "hearth_backends.onnx", "hearth_backends.sim"}
+    backends = ("cuda", "gguf", "onnx", "sim")
+    assert not loaded & {f"hearth_backends.{name}" for name in backends}

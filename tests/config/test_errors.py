@@ -46,7 +46,7 @@ def test_toml_that_is_none(tmp_path: Path) -> None:
         ("models.m.context=0", "models.m.context = 0: expected int >= 1"),
         ("models.m.context=abc", "models.m.context = 'abc': expected int | null, got str"),
         ("models.m.devices=[]", "expected array of length >= 1"),
-        ("models.m.kv_dtype=f8", "it must be one of f16, f32, q8_0"),
+        ("models.m.kv_dtype=f8", "it must be one of f16, f32, q8_0, fp8"),
         ("models.m.stages=[{backend='x',layer=[1,2]}]", "unknown field layer"),
         ("models.m.stages=[{device='cpu:0'}]", "missing required field backend"),
         ("memory.budget=lots", "a number of bytes or a size such as 12GiB"),

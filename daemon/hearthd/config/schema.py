@@ -79,9 +79,9 @@ class ModelConfig(Section, frozen=True):
     lookup: bool = True  # what a text holds already guesses how it goes on, where that pays
     draft: str | None = None  # guesses for it: another model's name, a file, or "canary"
     lora: tuple[AdapterConfig, ...] = ()  # adapters; a file alone stands for one named after it
-    kv_dtype: Literal["f16", "f32", "q8_0"] = "f16"
+    kv_dtype: Literal["f16", "f32", "q8_0", "fp8"] = "f16"
     weights: Literal[
-        "file", "fp32", "fp16", "int8", "int8-smooth", "int8-32", "int4-32", "int4-128",
+        "file", "fp32", "fp16", "bf16", "fp8", "int8", "int8-smooth", "int8-32", "int4-32", "int4-128",
         "int8+int4-32", "int8+int4-128",
     ] = "file"  # the kind they are computed with; "file": as stored  # fmt: skip
     kv_tokens: Count | None = None  # over all sequences; unset: decided from the budget

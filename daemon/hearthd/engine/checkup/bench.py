@@ -23,7 +23,7 @@ from hearth_backends.base import (
     StageSpec,
 )
 from hearth_backends.errors import BackendError, Unsupported
-from hearth_backends.kv.contract import KVOp, OpKind, Placement
+from hearth_backends.kv.contract import BLOCK_TOKENS, KVOp, OpKind, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Bench:
             pos=np.array([r.start + i for r in rows for i in range(len(r.tokens))], np.int32),
             want=np.array(want, np.bool_),
             ops=tuple(KVOp(OpKind.TRUNCATE, r.row, r.row, 0) for r in rows if r.fresh),
-            placements=tuple(Placement(r.row) for r in rows),
+            placements=tuple(self._place(r.row) for r in rows),
             sampling=_greedy(positions, n_best),
         )
         handle = self._stage.submit(batch, None)
@@ -71,6 +71,11 @@ class Bench:
         if not isinstance(result, Sampled):
             raise BackendError("a stage with a head gave no tokens")
         return result
+
+    def _place(self, row: int) -> Placement:
+        """A row with as many blocks as its context has, for stages that page; block 0 is nobody's."""
+        n = self._stage.spec.n_ctx // BLOCK_TOKENS
+        return Placement(row, tuple(range(1 + row * n, 1 + (row + 1) * n)))
 
 
 @contextmanager
