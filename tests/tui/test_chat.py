@@ -227,7 +227,7 @@ class Terminal:
     def __init__(self, box: FakeBox) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", HEARTH, "--url", box.url, "chat"],
+            ["setsid", "--ctty", HEARTH, "--url", box.url, "chat", "--plain"],
             stdin=slave,
             stdout=slave,
             stderr=slave,

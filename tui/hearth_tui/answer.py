@@ -7,6 +7,9 @@ import msgspec
 from hearth_tui.errors import AnswerBrokenOff
 from hearth_tui.types import Chunk, Completion, Usage
 
+SHORTEST_SECONDS = 0.005
+"""What came within that was there already, as answers from a cache are: nothing was measured."""
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A whole answer; this is also what `hearth ask --json` prints."""
@@ -75,7 +78,7 @@ class AnswerMeter:
             return None
         seconds = self._last_seconds - self._first_seconds
         n_later = self._usage.completion_tokens - 1  # the first one waited for the prompt
-        return n_later / seconds if seconds > 0 and n_later > 0 else None
+        return n_later / seconds if seconds > SHORTEST_SECONDS and n_later > 0 else None
 
 
 def whole_answer(completion: Completion) -> Answer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hearth_tui import figures
 from hearth_tui.answer import Answer
 from hearth_tui.client import Client
@@ -12,6 +10,7 @@ from hearth_tui.entry import Command, Said, read_entry
 from hearth_tui.errors import EXIT_INTERRUPTED, EXIT_OK, BoxError, ClientError, UsageError
 from hearth_tui.screen import Screen
 from hearth_tui.stream import stream_answer
+from hearth_tui.transcript import TranscriptFiles
 from hearth_tui.types import ChatRequest, Model
 
 COMMANDS = {
@@ -43,7 +42,7 @@ class Chat:
         self._conversation = Conversation(system)
         self._last: Answer | None = None
         self._n_output_tokens = 0
-        self._saved: set[Path] = set()
+        self._files = TranscriptFiles()
 
     def run(self) -> int:
         """Read and answer until the user leaves; returns the exit status.
@@ -69,7 +68,7 @@ class Chat:
             except ClientError as error:
                 if not self._screen.interactive:
                     raise
-                self._screen.problem(_advise(error))
+                self._screen.problem(advise(error))
 
     def _handle(self, entry: Said | Command) -> None:
         if isinstance(entry, Said):
@@ -143,18 +142,7 @@ class Chat:
     def _save(self, name: str) -> None:
         if not name:
             raise UsageError("say where to: /save FILE")
-        path = Path(name).expanduser().absolute()
-        conversation = self._conversation
-        write = conversation.as_json if path.suffix == ".json" else conversation.as_markdown
-        try:
-            # A file of this chat may be written again, a foreign one is never overwritten.
-            with path.open("w" if path in self._saved else "x", encoding="utf-8") as file:
-                file.write(write(self._model.id))
-        except FileExistsError:
-            raise UsageError(f"{name} is there already; choose another name") from None
-        except OSError as error:
-            raise UsageError(f"{name} cannot be written: {error.strerror}") from error
-        self._saved.add(path)
+        path = self._files.save(name, self._conversation, self._model.id)
         self._screen.notice(f"saved to {path}")
 
     def _describe(self) -> str:
@@ -195,7 +183,8 @@ def describe_model(model: Model) -> str:
     return " · ".join(parts)
 
 
-def _advise(error: ClientError) -> str:
+def advise(error: ClientError) -> str:
+    """The error, and what helps where the chat has a remedy."""
     if isinstance(error, BoxError) and error.code == _CONTEXT_FULL:
         return f"{error} (/clear makes room)"
     return str(error)

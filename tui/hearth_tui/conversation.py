@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import msgspec
 
 from hearth_tui.types import Message
@@ -33,6 +36,25 @@ class Conversation:
     def add(self, question: str, answer: str) -> None:
         """Keep a turn."""
         self._turns += [Message("user", question), Message("assistant", answer)]
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Conversation:
+        """One that goes on after these; what has no answer, or is no question, is left out."""
+        systems = [message.content for message in messages if message.role == "system"]
+        conversation = cls("\n\n".join(systems) or None)
+        for question, answer in pairwise(m for m in messages if m.role != "system"):
+            if (question.role, answer.role) == ("user", "assistant"):
+                conversation.add(question.content, answer.content)
+        return conversation
+
+    def turns(self) -> list[tuple[str, str]]:
+        """Questions with their answers."""
+        said = [message.content for message in self._turns]
+        return list(zip(said[::2], said[1::2], strict=True))
+
+    def take_back(self) -> None:
+        """Forget the last turn, where there is one."""
+        del self._turns[-2:]
 
     def clear(self) -> None:
         """Forget the turns; the instructions stay."""

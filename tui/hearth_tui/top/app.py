@@ -28,9 +28,9 @@ from hearth_tui.top.history import History, Speed
 from hearth_tui.top.types import Batch, Operated, Top, UnderWay, WatchedModel
 from hearth_tui.top.widgets.banner import Banner
 from hearth_tui.top.widgets.devices import Devices
-from hearth_tui.top.widgets.line import Line
 from hearth_tui.top.widgets.live_table import LiveTable
 from hearth_tui.top.widgets.tabs import PaneTabs
+from hearth_tui.widgets.line import Line
 
 READ_SECONDS = 1.0
 BATCHES_EVERY = 5

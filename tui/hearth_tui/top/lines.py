@@ -178,7 +178,7 @@ def cache_line(top: Top) -> Text:
     return Text.assemble(
         ("hit rate ", "dim"),
         (rate, "bold"),
-        f" ({hits} of {looked}) bypassed {cache.results.get('BYPASS', 0)}  "
+        f" ({hits}/{looked})  bypassed {cache.results.get('BYPASS', 0)}  "
         f"{figures.count(cache.n_answers)} answers, {figures.data_size(cache.n_bytes)}  "
         f"spared {short_span(cache.saved_seconds)}, {figures.count(cache.saved_tokens)} tokens",
     )

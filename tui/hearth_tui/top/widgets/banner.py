@@ -9,7 +9,7 @@ from hearth_tui.printable import one_line
 from hearth_tui.top.history import History
 from hearth_tui.top.lines import short_span
 from hearth_tui.top.types import Top
-from hearth_tui.top.widgets.line import Line
+from hearth_tui.widgets.line import Line
 
 _SPARK = 10
 

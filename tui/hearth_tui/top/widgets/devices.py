@@ -9,7 +9,7 @@ from rich.text import Text
 from hearth_tui.top.history import History
 from hearth_tui.top.lines import device_line
 from hearth_tui.top.types import DeviceLoad
-from hearth_tui.top.widgets.line import Line
+from hearth_tui.widgets.line import Line
 
 _NAME_COLUMNS = 7
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from hearth_tui.top.widgets.line import Line
+from hearth_tui.widgets.line import Line
 
 
 class PaneTabs(Line):

@@ -10,7 +10,7 @@ class Line(Static):
     """As many lines as its style gives it."""
 
     DEFAULT_CSS = """
-    Line { height: 1; width: 1fr; }
+    Line { height: 1; width: 1fr; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self, *, id: str) -> None:  # noqa: A002

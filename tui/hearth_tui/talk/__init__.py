@@ -1,0 +1,1 @@
+"""The screen of `hearth chat`: a conversation with one box."""
