@@ -12,6 +12,7 @@ from hearthd import main, quantize
 _DAEMON_WORDS = {
     "config explain": "print each value of the configuration and where it came from",
     "config check": "say whether the configuration can be used",
+    "doctor": "find what is wrong with this machine, and what mends it",
     "selftest": "test each device with each backend",
     "calibrate": "test devices, and measure those that passed",
     "quantize": "write a model in fewer bits, and compare",

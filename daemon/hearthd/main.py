@@ -29,6 +29,7 @@ words:
   config check     say whether the configuration can be used
   selftest         test each device with each backend, the daemon up or down; exit status 1: one failed
   calibrate        the same, and measure those that passed
+  doctor           what commonly goes wrong here, each with what mends it; exit status 1: something does
   quantize         write a model in fewer bits, and compare (hearthd quantize --help)
   version          print the version
 
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ("version",):
         sys.stdout.write(f"hearthd {__version__}\n")
         return 0
+    if words == ("doctor",):  # whom a configuration that cannot be used must not stop
+        from hearthd.doctor import examination
+
+        return 0 if examination.run(_flags(arguments), as_json=arguments.json) else EXIT_FAILED
     actions = dict(_ACTIONS)
     for word in _CHECKS:
         actions[word,] = functools.partial(_check_up, word, arguments.json)
@@ -165,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:4327; port 0: any")
     parser.add_argument("--socket", metavar="PATH", help="the Unix socket with the same API")
     parser.add_argument("--state", metavar="DIR", help="where the daemon keeps what it knows")
-    parser.add_argument("--json", action="store_true", help="of selftest and calibrate: print JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="of doctor, selftest and calibrate: print JSON"
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
         help="any key of the configuration, e.g. models.qwen.context=8192; may be repeated",

@@ -39,7 +39,7 @@ class Tls:
         self._listen_host = listen_host
         self._look_seconds = look_seconds
         self._clock = clock
-        self._files = _files(config, state)
+        self._files = files_of(config, state)
         self._stamps: object = None  # of the files that were read last, good or bad
         self._current: ssl.SSLContext | None = None
         self.context: ssl.SSLContext | None = None
@@ -118,7 +118,8 @@ def _load(files: PairFiles) -> tuple[ssl.SSLContext, CertificateFacts]:
     return load_context(files), read_facts(files.certificate)
 
 
-def _files(config: TlsConfig, state: Path) -> PairFiles:
+def files_of(config: TlsConfig, state: Path) -> PairFiles:
+    """Where the configured pair is, or the box's own; pure."""
     if config.certificate is None:
         return own_files(state)
     return PairFiles(Path(config.certificate), Path(config.key or config.certificate))

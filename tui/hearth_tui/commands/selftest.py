@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 
-from hearth_tui.errors import UsageError
+from hearth_tui import on_this_machine
+from hearth_tui.on_this_machine import add_arguments
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `hearthd selftest` takes."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration")
-    parser.add_argument("--state", metavar="DIR", help="where the daemon keeps what it knows")
+__all__ = ["add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run `hearthd` with the same word, and return its exit status: 1 where a device fails."""
-    if arguments.url is not None or arguments.socket is not None:
-        raise UsageError("selftest is of this machine: it takes neither --url nor --socket")
-    command = [sys.executable, "-P", "-m", "hearthd", "selftest"]
-    command += ["--json"] if arguments.json else []
-    for name in ("config", "state"):
-        value = getattr(arguments, name)
-        command += [] if value is None else [f"--{name}", value]
-    return subprocess.run(command, check=False).returncode
+    """Return the exit status of `hearthd selftest`: 1 where a device fails."""
+    return on_this_machine.run("selftest", arguments)
