@@ -48,6 +48,12 @@ class CudaBackend(Backend):
         """Of torch."""
         return f"torch {TORCH_VERSION}"
 
+    def weight_kinds(self) -> tuple[str, ...]:
+        """Those of `precision`."""
+        from hearth_backends.cuda.precision import WEIGHT_KINDS
+
+        return WEIGHT_KINDS
+
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Whether the decoder here is the model's."""
         return model_support(model)

@@ -19,6 +19,14 @@ WANTED_ROWS = 64
 ENGINE_BYTES = {True: 96 << 20, False: 512 << 20}
 """By whether it is the processor: libraries and what they keep (of a GPU: context, cuBLAS, recorded steps)."""
 
+BYTES_PER_THREAD = 8 << 20
+"""Weights that keep one thread of the processor busy for a step; with fewer, threads mostly wait for each other."""
+
+
+def useful_threads(spec: StageSpec, weights_bytes: int) -> int:
+    """The threads asked for, or as many as the weights keep busy."""
+    return max(1, min(spec.threads, weights_bytes // BYTES_PER_THREAD))
+
 
 def n_wanted(spec: StageSpec) -> int:
     """Rows that may leave the head in one step."""

@@ -21,7 +21,7 @@ from hearth_backends.base import (
     StageSpec,
 )
 from hearth_backends.cuda.device import Event
-from hearth_backends.cuda.memory import out_of_memory
+from hearth_backends.cuda.memory import out_of_memory, useful_threads
 from hearth_backends.cuda.runner import Runner
 from hearth_backends.cuda.sampler import Drawn, Sampler
 from hearth_backends.cuda.transfer import to_host
@@ -71,6 +71,7 @@ class CudaStage(Stage):
         self._runner = parts.runner
         self._sampler = parts.sampler
         self._parts = parts
+        self._n_threads = useful_threads(spec, parts.runner.weights.n_bytes)
         self._is_closed = False
 
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
@@ -146,7 +147,7 @@ class CudaStage(Stage):
 
     def _launch(self, batch: Batch, x: Hidden | None) -> _Step:
         runner = self._runner
-        runner.device.use_threads(self.spec.threads)
+        runner.device.use_threads(self._n_threads)
         out = runner.run(runner.rows.prepare(batch), x)
         if not self.spec.head:
             hidden = to_host(out.float(), runner.device)
