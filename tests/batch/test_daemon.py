@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -65,6 +66,10 @@ def is_done(batch: Batch) -> bool:
 def n_done(batch: Batch) -> int:
     counts = batch.request_counts
     return 0 if counts is None else counts.completed + counts.failed
+
+
+def has_done(n: int, batch: Batch) -> bool:
+    return n_done(batch) >= n
 
 
 def answers(client: OpenAI, batch: Batch) -> dict[str, str]:
@@ -175,7 +180,7 @@ def test_five_thousand_lines_and_three_kills(short_path: Path) -> None:
     for at in [*kills, n]:
         with running(short_path, *SIM) as daemon, client_of(daemon) as client:
             batch = _retrieved(client, batch) if batch else submit(client, b"".join(rows))
-            batch = _until_patiently(client, batch, lambda batch, at=at: n_done(batch) >= at)
+            batch = _until_patiently(client, batch, functools.partial(has_done, at))
             if at < n:
                 os.kill(daemon.process.pid, signal.SIGKILL)
                 daemon.process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer
-from batch_rig import batch_server, line, lines, results, submit, until
+from batch_rig import batch_server, line, lines, make_batches, results, submit, until
 from fake_serving import FakeServing, spell
 from openai import BadRequestError, NotFoundError
 
 from hearthd import wire
 from hearthd.batch.disk import Disk, DiskTrouble
 from hearthd.config.schema import KeyConfig, KeyLimitsConfig
-from hearthd.errors import EngineFailed, Overloaded
+from hearthd.errors import EngineFailed, ModelFailed, Overloaded
 
 
 class Gate:
@@ -161,7 +162,7 @@ class SmallDisk(Disk):
 async def test_a_full_disk_is_waited_for_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hearthd.batch.job.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("hearthd.batch.keeper.PAUSE_SECONDS", 0.02)
     disk, gate = SmallDisk(), Gate(20)
     serving = FakeServing(gate.script)
     async with batch_server(tmp_path, serving, disk=disk) as (server, client):
@@ -230,3 +231,34 @@ async def test_a_database_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
             assert (await answer.json())["error"]["code"] == "batch_failed"
         async with http.get("/livez") as answer:
             assert answer.status == 200
+
+
+async def test_left_at_any_moment_each_line_is_answered_once(tmp_path: Path) -> None:
+    """Twelve times the daemon goes, after any number of answers, some of them still on their way to the disk."""
+    rng = random.Random(11)
+    content = lines(*(line(f"id-{i:03}") for i in range(199)), b"{")
+    batch = None
+    for _ in range(12):
+        gate = Gate(rng.randrange(30))
+        serving = FakeServing(gate.script)
+        async with batch_server(tmp_path, serving) as (_, client):
+            batch = batch or await submit(client, content)
+            for _ in range(rng.randrange(40)):
+                await asyncio.sleep(0)
+            await asyncio.sleep(rng.random() * 0.05)
+    assert batch is not None
+    async with batch_server(tmp_path, FakeServing()) as (_, client):
+        batch = await until(client, batch, "completed")
+        good, bad = await results(client, batch)
+    assert named(good) == NAMES[:199]
+    assert [record["error"]["code"] for record in bad] == ["invalid_json_line"]
+
+
+async def test_a_model_that_failed_is_waited_for_and_told_of(tmp_path: Path) -> None:
+    serving = FakeServing()
+    serving.refusal = ModelFailed("the model canary cannot be loaded")
+    batches = make_batches(tmp_path, serving)
+    async with ApiServer(serving, batches=batches) as server, server.openai() as client:
+        batch = await submit(client, lines(line("a")))
+        await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]
+        assert batches.paused() == {batch.id: "the model canary cannot be loaded"}

@@ -15,7 +15,7 @@ from aiohttp import web
 from hearthd import __version__, log
 from hearthd.api.access import describe
 from hearthd.api.authentication import PRINCIPAL
-from hearthd.api.keys import CACHE, CHECKUP, DEVICES, SERVING
+from hearthd.api.keys import BATCHES, CACHE, CHECKUP, DEVICES, SERVING
 from hearthd.api.openai_models import ModelDetails
 from hearthd.api.openai_models import describe as describe_model
 from hearthd.api.response import json_response
@@ -31,6 +31,7 @@ from hearthd.serving.status import ModelStatus
 from hearthd.serving.under_way import UnderWay
 from hearthd.telemetry.alerts import (
     Alert,
+    batch_alerts,
     cache_alerts,
     device_alerts,
     disk_alerts,
@@ -316,6 +317,7 @@ def _alerts(
             *device_alerts(devices),
             *quarantine_alerts(quarantined),
             *cache_alerts(app[CACHE].counts.faults),
+            *batch_alerts(app[BATCHES].paused() if BATCHES in app else {}),
         ]
     )
 

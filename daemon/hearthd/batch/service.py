@@ -19,11 +19,12 @@ from hearthd.batch.batch import ENDPOINTS, Batch, new_id, window_seconds
 from hearthd.batch.counts import Counts, Now
 from hearthd.batch.disk import Disk
 from hearthd.batch.files import Files
-from hearthd.batch.job import Job, Workshop
+from hearthd.batch.job import Job
 from hearthd.batch.owners import Owners
 from hearthd.batch.seats import Seats
 from hearthd.batch.stored import Page
 from hearthd.batch.tables import SCHEMA
+from hearthd.batch.workshop import Workshop
 from hearthd.config.schema import BatchConfig
 from hearthd.errors import HearthError, InvalidRequest, NotFound, ShuttingDown
 from hearthd.serving.service import Serving
@@ -242,6 +243,11 @@ class Batches:
             job.cancel()
             await database.write(partial(stored.save_batch, batch=job.batch))
         return job.batch
+
+    def paused(self) -> dict[str, str]:
+        """Batches that wait until something is repaired, by id, and what that is."""
+        batches = [job.batch for job in self._jobs.values()]
+        return {batch.id: batch.paused for batch in batches if batch.paused is not None}
 
     def now(self) -> Now:
         """What a scrape reads."""

@@ -119,6 +119,11 @@ def cache_alerts(faults: Mapping[str, int]) -> list[Alert]:
     ]
 
 
+def batch_alerts(paused: Mapping[str, str]) -> list[Alert]:
+    """Batches that wait until something is repaired, by id, and what that is."""
+    return [Alert("warning", "batch_waits", batch, why) for batch, why in paused.items()]
+
+
 def in_order(alerts: Iterable[Alert]) -> list[Alert]:
     """The gravest first; within a level as they came."""
     return sorted(alerts, key=lambda alert: _LEVELS.index(alert.level))

@@ -81,8 +81,8 @@ def _run(box: Client, arguments: argparse.Namespace) -> int:
         f"{batch.status}: {counts.completed} answered, {counts.failed} failed"
         + "".join(f"; {path}" for path in written)
     )
-    for error in batch.errors.data if batch.errors is not None else []:
-        _tell(error.message)
+    for why in batch.errors.data if batch.errors is not None else []:
+        _tell(why.message)
     good = batch.status == "completed" and counts.failed == 0
     return EXIT_OK if good else _EXIT_FAILED
 
