@@ -151,6 +151,7 @@ def _all_ways(order: Order, model: LoadedModel) -> list[Way]:
         exact = _original(order, model)
         ways.append(replace(exact, name=f"{exact.name}, q8_0 kv", kv_dtype="q8_0"))
     for rival in order.rivals:
-        best = registry.candidates(registry.open_model(rival))[0]
+        able = registry.candidates(registry.open_model(rival))
+        best = backend if backend in able else able[0]
         ways.append(Way(f"{best} {Path(rival).name}", rival, best))
     return ways
