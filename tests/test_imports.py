@@ -43,6 +43,12 @@ def test_the_terminal_loads_neither_the_daemon_nor_a_backend() -> None:
     assert not loaded & {*HEAVY, "hearthd", "hearth_backends", "aiohttp"}
 
 
+def test_only_screens_load_what_draws_them() -> None:
+    modules = ("cli", "client", "commands.status", "commands.ask", "commands.top", "commands.chat")
+    loaded = loaded_by("import " + ", ".join(f"hearth_tui.{module}" for module in modules))
+    assert not loaded & {"textual", "hearth_tui.top.app", "hearth_tui.talk.app"}
+
+
 @pytest.mark.parametrize("module", ["hearth_backends.base", "hearth_backends.registry"])
 def test_the_contracts_load_no_backend(module: str) -> None:
     loaded = loaded_by(f"import {module}")

@@ -75,6 +75,12 @@ def test_no_box_is_one_line_and_status_3(command: list[str]) -> None:
     ]
 
 
+def test_top_needs_a_terminal() -> None:
+    done = hearth("--url", GONE, "top")
+    assert done.returncode == 2
+    assert b"needs a terminal" in done.stderr
+
+
 def test_a_socket_that_is_not_there_is_named() -> None:
     done = hearth("--socket", "/nowhere/hearthd.sock", "models")
     assert done.returncode == 3

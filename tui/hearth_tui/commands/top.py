@@ -30,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from hearth_tui.top.source import Source
 
     with open_box(arguments) as box:
-        TopApp(Source(box), read_seconds=arguments.every).run()
+        source = Source(box)
+        source.top(0)  # a box that is not there, or says no, is told of before the screen is taken
+        TopApp(source, read_seconds=arguments.every).run()
     return EXIT_OK
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -38,6 +38,8 @@ SPARKS_EVERY = 4
 """Readings between two looks at batches, and between two drawings of histories."""
 FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 5.0
 LOG_LINES = 1000
+END_SECONDS = 2.0
+"""For threads to see that the screen was left."""
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class TopApp(App[None]):
         self._n_readings = 0
         self._log_number = 0
         self._by_saved = False
+        self._asked: set[asyncio.Task[Any]] = set()  # of the box, in threads
         self._banner = Banner(id="banner")
         self._body = Vertical(id="body")
         self._devices = Devices()
@@ -117,9 +120,11 @@ class TopApp(App[None]):
         self._tables["models"].focus()
         self._keep_reading()
 
-    def on_unmount(self) -> None:
+    async def on_unmount(self) -> None:
         """No thread is left that waits for the box."""
         self._source.hang_up()
+        if self._asked:
+            await asyncio.wait(self._asked, timeout=END_SECONDS)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -128,9 +133,9 @@ class TopApp(App[None]):
         retry_seconds = FIRST_RETRY_SECONDS
         while True:
             try:
-                top = await asyncio.to_thread(self._source.top, self._log_number)
+                top = await self._ask(self._source.top, self._log_number)
                 if self._n_readings % BATCHES_EVERY == 0:
-                    self._batches = await asyncio.to_thread(self._source.batches)
+                    self._batches = await self._ask(self._source.batches)
             except ClientError as error:
                 self._show_lost(str(error), retry_seconds)
                 await asyncio.sleep(retry_seconds)
@@ -312,11 +317,23 @@ class TopApp(App[None]):
     async def _do(self, action: Callable[[], object], done: str) -> None:
         """Have the box do something, and say how that went."""
         try:
-            await asyncio.to_thread(action)
+            await self._ask(action)
         except ClientError as error:
             self.notify(one_line(str(error)), severity="error", markup=False)
         else:
             self.notify(one_line(done), timeout=3, markup=False)
+
+    async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
+        """Ask the box in a thread, which is remembered until it has ended, whoever still waits for it."""
+        asking = asyncio.create_task(asyncio.to_thread(question, *arguments))
+        self._asked.add(asking)
+        asking.add_done_callback(self._forget)
+        return await asyncio.shield(asking)
+
+    def _forget(self, asking: asyncio.Task[Any]) -> None:
+        self._asked.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # of which nobody need hear who has left meanwhile
 
     # --- parts -----------------------------------------------------------------------------------
 
