@@ -7,12 +7,14 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
+from hearthd import __version__
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
@@ -25,13 +27,17 @@ from hearthd.cache.counts import CacheCollector, Counts
 from hearthd.cache.exact import ExactCache
 from hearthd.cache.policy import Policy
 from hearthd.cache.service import ResponseCache
-from hearthd.config.parse import split_address
+from hearthd.config.parse import is_loopback, split_address
 from hearthd.config.schema import Config
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.host import cpus_to_keep_to, threads_for
 from hearthd.hardware.memory import HostMemory, memory_of, model_budget_bytes
 from hearthd.hardware.monitor import DeviceMonitor, MonitorOptions
 from hearthd.hardware.tree import Tree
+from hearthd.lan.announcer import Announcer
+from hearthd.lan.card import Card
+from hearthd.lan.identity import box_id
+from hearthd.lan.interfaces import choose, look
 from hearthd.listeners import BACKLOG, Listeners
 from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
@@ -101,7 +107,7 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     app[keys.KEYRING] = keyring
     app[keys.BATCHES] = _make_batches(config, serving, metrics, keyring)
     app[keys.REGISTER] = Register(Path(config.state), keyring, models=config.models)
-    app[keys.GATE] = keys.Gate()
+    app[keys.GATE] = keys.Gate(trust_loopback=config.trust_loopback)
     app[keys.TLS] = Tls(config.tls, Path(config.state), split_address(config.listen)[0])
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
@@ -125,6 +131,21 @@ def build_app(config: Config, hardware: Hardware) -> web.Application:
     return app
 
 
+def make_announcer(app: web.Application, config: Config, port: int) -> Announcer:
+    """What tells the network of the box: which models answer, whether a key is needed, and the certificate."""
+    host, identity = split_address(config.listen)[0], box_id(Path(config.state))
+    name = config.lan.name or socket.gethostname().partition(".")[0]
+
+    def card() -> Card | None:
+        needs_key = not config.insecure
+        if not config.lan.enabled or is_loopback(host) or (needs_key and not app[keys.KEYRING]):
+            return None
+        models = tuple(m.name for m in app[keys.SERVING].models() if m.state == "ready")
+        return Card(name, identity, port, __version__, models, needs_key, app[keys.TLS].fingerprint)
+
+    return Announcer(card, lambda: choose(look(), config.lan.interfaces, host))
+
+
 async def serve(
     config: Config,
     listeners: Listeners,
@@ -146,6 +167,7 @@ async def serve(
     )
     async with ServiceManager(notifier, serving.models, serving.stalled) as manager:
         with _signals() as signals:
+            app[top.ANNOUNCER] = make_announcer(app, config, split_address(listeners.address)[1])
             try:
                 await runner.setup()
                 servers = [
@@ -163,7 +185,10 @@ async def serve(
                 gc.collect()
                 gc.freeze()  # what the start left stays; collections while serving need not look at it
                 manager.ready()
-                async with _reloading(signals.reload, lambda: reloader.reload(read, manager)):
+                async with (
+                    app[top.ANNOUNCER].announcing(),
+                    _reloading(signals.reload, lambda: reloader.reload(read, manager)),
+                ):
                     await signals.stop.wait()
                 drain_seconds = reloader.config.stop.drain_seconds
                 manager.stopping(

@@ -25,6 +25,7 @@ COMMANDS = {
     "cache": "look after the cache of answers",
     "chat": "talk with a model",
     "devices": "list what the box can run models on",
+    "discover": "list the boxes on the network",
     "doctor": "find what is wrong with this machine, and what mends it",
     "keys": "give out keys for the box, and take them back",
     "models": "list the models of the box",
@@ -36,7 +37,7 @@ COMMANDS = {
 """Each is a module of `hearth_tui.commands`, imported only when it is asked for."""
 
 _EPILOG = """\
-the box is looked for at --url, --socket, $HEARTH_URL, $HEARTH_SOCKET,
+the box is looked for at --url, --socket, --box, $HEARTH_URL, $HEARTH_SOCKET,
 /run/hearthd/hearthd.sock, $XDG_RUNTIME_DIR/hearthd.sock and
 http://127.0.0.1:4327, in this order.
 
@@ -97,6 +98,7 @@ def _run(argv: Sequence[str]) -> int:
     where = argparse.Namespace(
         url=arguments.url,
         socket=arguments.socket,
+        box=arguments.box,
         api_key_file=arguments.api_key_file,
         fingerprint=arguments.fingerprint,
         ca=arguments.ca,
@@ -111,7 +113,7 @@ def _parser() -> Parser:
     listed = "\n".join(f"  {name:{width}}  {does}" for name, does in COMMANDS.items())
     parser = Parser(
         prog="hearth",
-        usage="hearth [--url URL | --socket PATH] COMMAND ...",
+        usage="hearth [--url URL | --socket PATH | --box NAME] COMMAND ...",
         description=f"Talk to a Hearth box. Commands (hearth COMMAND --help says more):\n{listed}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -139,6 +141,9 @@ def _add_address(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--url", metavar="URL", default=default, help="the box's address over TCP")
     parser.add_argument(
         "--socket", metavar="PATH", default=default, help="the box's Unix socket on this machine"
+    )
+    parser.add_argument(
+        "--box", metavar="NAME", default=default, help="the box of this name on the network"
     )
     parser.add_argument(
         key.FLAG,

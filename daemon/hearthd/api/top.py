@@ -24,6 +24,7 @@ from hearthd.config.schema import Role
 from hearthd.errors import InvalidRequest, NotFound
 from hearthd.hardware.cpu_load import CpuLoad, mean_load
 from hearthd.hardware.device import Device
+from hearthd.lan.announcer import Announcer
 from hearthd.placement.ledger import Ledger
 from hearthd.serving.operations import Operation
 from hearthd.serving.principal import LOCAL, Principal
@@ -36,12 +37,14 @@ from hearthd.telemetry.alerts import (
     device_alerts,
     disk_alerts,
     in_order,
+    lan_alerts,
     model_alerts,
     quarantine_alerts,
 )
 
 LEDGER = web.AppKey("ledger", Ledger)
 STATE_FOLDER = web.AppKey("state_folder", Path)
+ANNOUNCER = web.AppKey("announcer", Announcer)
 
 MOST_LINES: Final = 500
 LOOK_SECONDS: Final = 0.9
@@ -318,6 +321,7 @@ def _alerts(
             *quarantine_alerts(quarantined),
             *cache_alerts(app[CACHE].counts.faults),
             *batch_alerts(app[BATCHES].paused() if BATCHES in app else {}),
+            *lan_alerts(app[ANNOUNCER].problem if ANNOUNCER in app else None),
         ]
     )
 

@@ -195,6 +195,14 @@ class TlsConfig(Section, frozen=True):
         return self.certificate is not None if self.enabled is None else self.enabled
 
 
+class LanConfig(Section, frozen=True):
+    """[lan]"""
+
+    enabled: bool = True  # tell the network of the box, where it listens there
+    name: str | None = None  # unset: the host's
+    interfaces: tuple[str, ...] = ()  # unset: those that lead out of the machine
+
+
 class LogConfig(Section, frozen=True):
     """[log]"""
 
@@ -215,9 +223,11 @@ class Config(Section, frozen=True):
     socket: str = ""
     state: str = ""
     insecure: bool = False  # serve without keys on an address that is not loopback
+    trust_loopback: bool = True  # no key is needed over loopback
     models: dict[str, ModelConfig] = {}
     keys: dict[str, KeyConfig] = {}
     tls: TlsConfig = TlsConfig()
+    lan: LanConfig = LanConfig()
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
     memory: MemoryConfig = MemoryConfig()

@@ -124,6 +124,11 @@ def batch_alerts(paused: Mapping[str, str]) -> list[Alert]:
     return [Alert("warning", "batch_waits", batch, why) for batch, why in paused.items()]
 
 
+def lan_alerts(problem: str | None) -> list[Alert]:
+    """The network is not told of the box, though it should be."""
+    return [] if problem is None else [Alert("warning", "not_announced", "mDNS", problem)]
+
+
 def in_order(alerts: Iterable[Alert]) -> list[Alert]:
     """The gravest first; within a level as they came."""
     return sorted(alerts, key=lambda alert: _LEVELS.index(alert.level))

@@ -1,0 +1,1 @@
+"""The box on its network: what it says of itself by mDNS, and where."""
