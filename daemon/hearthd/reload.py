@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
 
 from hearthd import log as logs
+from hearthd.access.action import Action
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
 from hearthd.cache.service import ResponseCache
@@ -50,18 +53,18 @@ class Reloader:
     async def reload(self, read: Callable[[], Config], manager: ServiceManager) -> None:
         """Read the configuration in a thread, and put it in force or say why not."""
         manager.reloading()
-        await (
-            self._tls.reload()
-        )  # whatever the configuration says: programs that renew certificates ask for no more
+        await self._tls.reload()  # programs that renew certificates ask for no more
         try:
             new, changes = await asyncio.to_thread(self._read, read)
         except HearthError as error:
             log.error(
                 "the new configuration is refused, the old one stays in force: %s", error.message
             )
+            self._record(error.message, HTTPStatus.BAD_REQUEST)
             manager.reloaded([f"reload refused: {error.message}"])
             return
         self._apply(new)
+        self._record(in_words(changes), HTTPStatus.OK)
         pending = compare(self._started, new).restart
         log.info("the configuration was read again: %s", in_words(changes), extra=_fields(changes))
         notes = []
@@ -69,6 +72,20 @@ class Reloader:
             notes.append(f"counts after a restart: {', '.join(pending)}")
             log.warning("these count after a restart: %s", ", ".join(pending))
         manager.reloaded(notes)
+
+    def _record(self, detail: str, status: int) -> None:
+        """Whoever may send signals to the daemon is an operator, too."""
+        self._register.note(
+            Action(
+                at=time.time(),
+                who="local operator",
+                origin="SIGHUP",
+                action="reload",
+                detail=detail,
+                status=status,
+                request_id="",
+            )
+        )
 
     def _read(self, read: Callable[[], Config]) -> tuple[Config, Changes]:
         """The new configuration and what is new in it; raises ConfigError. Blocks on the file system."""

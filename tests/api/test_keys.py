@@ -119,6 +119,8 @@ def test_other_machines_need_a_key() -> None:
     with pytest.raises(Unauthorized, match="there are no keys"):
         key_of("Bearer x", Keyring(), None)
     assert key_of("bearer  secret-b ", KEYRING, None) == "secret-b"
+    assert key_of("Bearer none", Keyring(), LOCAL) is None
+    assert key_of("Bearer hearth_x", Keyring(), LOCAL) == "hearth_x"  # given out once, and revoked
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from hearthd.access.keyring import Held, Keyring
+from hearthd.access.keyring import PREFIX, Held, Keyring
 from hearthd.api.caller import Caller, caller_of
 from hearthd.api.keys import GATE, KEYRING, Gate
 from hearthd.errors import TooManyWrongKeys, Unauthorized
@@ -49,10 +49,12 @@ def key_of(
 ) -> str | None:
     """The key that a request shows; None where none counts. Pure; raises Unauthorized.
 
-    Without any keys, what clients send as one means nothing: many cannot be told to send none.
+    Without any keys, what clients send as one means nothing, for many cannot be told to send none; but
+    one that a box has made was revoked.
     """
+    shown = None if authorization is None else _bearer(authorization)
     if not keyring and without_key is not None:
-        return None
+        return shown if shown is not None and shown.startswith(PREFIX) else None
     if not keyring:
         raise Unauthorized(
             "Requests from other machines and through proxies need a key, and there are no keys: say "
@@ -66,10 +68,14 @@ def key_of(
             "This address needs a key: send the header 'Authorization: Bearer KEY'",
             code="missing_api_key",
         )
-    scheme, _, key = authorization.strip().partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    if shown is None:
         raise Unauthorized("The Authorization header must look like 'Bearer KEY'")
-    return key.strip()
+    return shown
+
+
+def _bearer(authorization: str) -> str | None:
+    scheme, _, key = authorization.strip().partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _holder(key: str, keyring: Keyring, gate: Gate, caller: Caller) -> Principal:

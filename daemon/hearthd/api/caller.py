@@ -68,6 +68,8 @@ def _trusted_as(request: web.Request, peer: UnixPeer | TcpPeer | None) -> Princi
         return None
     if isinstance(peer, UnixPeer):
         return LOCAL if request.app[GATE].trust.covers(peer) else None
+    if not request.app[GATE].trust_loopback:
+        return None
     if not _is_of_a_browser(request):
         return LOCAL
     names = request.app[GATE].host_names

@@ -22,6 +22,9 @@ from hearthd.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+HANDSHAKE_SECONDS = 10.0
+"""For a client to say what it wants of TLS."""
+
 
 async def listen(
     runner: web.AppRunner,
@@ -38,7 +41,13 @@ async def listen(
     loop = asyncio.get_running_loop()
     make = acceptor(runner, metrics)
     context = None if listener.family == socket.AF_UNIX else tls
-    return await loop.create_server(make, sock=listener, backlog=backlog, ssl=context)
+    return await loop.create_server(
+        make,
+        sock=listener,
+        backlog=backlog,
+        ssl=context,
+        ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
+    )
 
 
 def acceptor(runner: web.AppRunner, metrics: Metrics) -> Callable[[], Connection]:

@@ -41,6 +41,7 @@ class Gate:
 
     attempts: Attempts = field(default_factory=Attempts)
     trust: Trust = field(default_factory=own_trust)
+    trust_loopback: bool = True
     host_names: frozenset[str] = field(default_factory=_host_names)
 
 
