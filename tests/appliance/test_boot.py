@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hearth/boot"
 NEXT = "99.0"
-SLOW = '[models.slow]\npath = "sim:latency_ms=20"\n'
+SLOW = '[models.canary]\npath = "canary"\n[models.slow]\npath = "sim:latency_ms=20"\n'
 INSTALL = "DEBIAN_FRONTEND=noninteractive dpkg --force-unsafe-io --force-confold -i"
 QUESTION = {
     "model": "canary",
@@ -167,6 +167,8 @@ def test_its_units_are_tight_and_valid(life: Life) -> None:
     for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
         assert line in status
     assert "hearthd.service: Unknown" not in life.box.sh("journalctl -b --no-pager")
+    loud = [line for line in life.journal().splitlines() if '"level":"warning"' in line]
+    assert loud == []  # what the sandbox forbids would be told
 
 
 def test_a_daemon_that_is_killed_is_started_again(life: Life) -> None:
