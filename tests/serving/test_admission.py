@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -198,3 +200,15 @@ def test_the_queue_stays_bounded_and_the_books_balance(
             admission.leave(float(i), place, served=True)
         assert admission.n_outstanding == len(inside) <= 3 * 2 * 6
     assert all(inside.count(Place(level, "a")) <= 6 for level in (-1, 0, 1))
+
+
+def test_how_long_nothing_more_urgent_was_there() -> None:
+    admission = Admission("m", 10)
+    assert admission.quiet_seconds(-1, 5.0) == math.inf
+    admission.admit(4, 5.0, Place(-1, "a"))
+    assert admission.quiet_seconds(-1, 6.0) == math.inf  # what is as urgent does not count
+    admission.admit(4, 6.0, Place(1, "b"))
+    assert admission.quiet_seconds(-1, 7.0) == 0.0
+    admission.leave(8.0, Place(1, "b"), served=True)
+    assert admission.quiet_seconds(-1, 10.0) == 2.0
+    assert admission.quiet_seconds(1, 10.0) == math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
@@ -10,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from hearthd import wire
-from hearthd.config.schema import ModelConfig
+from hearthd.config.schema import ModelConfig, RequestClass
 from hearthd.errors import EngineFailed, HearthError, InvalidRequest, ModelNotFound
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.identity import ModelIdentity, identity_of
@@ -95,6 +96,7 @@ class FakeServing(Serving):
         self.statuses = models or (model_status(),)
         self.info = INFO
         self.refusal: HearthError | None = None  # raised by everything that needs an engine
+        self.quiet = math.inf  # seconds without anything urgent
         self.submits: list[wire.Submit] = []
         self.encodes: list[wire.Encode] = []
         self.requests: list[GenerationRequest] = []
@@ -151,6 +153,9 @@ class FakeServing(Serving):
         status = self.model(name)
         principal.check_use(status.name)
         return identity_of(status.name, self.info, ModelConfig())
+
+    def quiet_seconds(self, name: str, klass: RequestClass) -> float:
+        return self.quiet
 
     def readiness(self) -> Readiness:
         ready = all(status.state == "ready" for status in self.statuses)

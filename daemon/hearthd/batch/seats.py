@@ -17,11 +17,19 @@ LOOK_SECONDS: Final = 0.5
 """Between two looks at what changes without a word: limits of keys, models that get ready."""
 
 
-def seats_of(concurrency: int | None) -> int:
-    """Lines at once for a model that runs so many (None: not known yet); an eighth stays free. Pure."""
+YIELD_SECONDS: Final = 5.0
+"""So long after a more urgent request, no more than a few lines are with a model."""
+
+
+def seats_of(concurrency: int | None, quiet_seconds: float) -> int:
+    """Lines at once for a model that runs so many (None: not known yet). Pure.
+
+    An eighth of its places stays free; and an eighth is all there is while somebody else uses the model.
+    """
     if concurrency is None:
         return 1
-    return max(1, concurrency - max(1, concurrency // 8))
+    few = max(1, concurrency // 8)
+    return few if quiet_seconds < YIELD_SECONDS else max(1, concurrency - few)
 
 
 def leaves_room(standing: Standing, n_lines: int) -> bool:
@@ -68,11 +76,19 @@ class Seats:
             self._freed.set()
 
     def _is_free(self, name: str, principal: Principal) -> bool:
-        if self._by_model[name] >= seats_of(self._concurrency(name)):
+        if self._by_model[name] >= self._seats(name):
             return False
         if not principal.has_limits:
             return True
         return leaves_room(self._serving.standing(principal), self._by_key[principal.name])
+
+    def _seats(self, name: str) -> int:
+        try:
+            info = self._serving.model(name).info
+            quiet_seconds = self._serving.quiet_seconds(name, "batch")
+        except HearthError:
+            return 1  # the API says what is wrong with it
+        return seats_of(None if info is None else info.concurrency, quiet_seconds)
 
     def _name(self, model: str) -> str:
         """Of the model that a name stands for, so that its aliases share its seats."""
@@ -80,10 +96,3 @@ class Seats:
             return self._serving.model(model).name
         except HearthError:
             return model  # the API says what is wrong with it
-
-    def _concurrency(self, name: str) -> int | None:
-        try:
-            info = self._serving.model(name).info
-        except HearthError:
-            return None
-        return None if info is None else info.concurrency

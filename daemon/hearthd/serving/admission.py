@@ -130,11 +130,12 @@ class _Lane:
     Its rate is that of its own busy time, so what the classes above take of the model is in it.
     """
 
-    __slots__ = ("n_by_key", "n_outstanding", "rate")
+    __slots__ = ("left_seconds", "n_by_key", "n_outstanding", "rate")
 
     def __init__(self) -> None:
         self.n_by_key: Counter[str] = Counter()
         self.n_outstanding = 0
+        self.left_seconds = -math.inf  # when the last one went
         self.rate = ServiceRate()
 
 
@@ -191,12 +192,20 @@ class Admission:
         lane = self._lanes[place.level]
         if served:
             lane.rate.finished(now)
+        lane.left_seconds = now
         lane.n_outstanding -= 1
         lane.n_by_key[place.key] -= 1
         if not lane.n_by_key[place.key]:
             del lane.n_by_key[place.key]
         if not lane.n_outstanding:
             lane.rate.idle(now)
+
+    def quiet_seconds(self, level: int, now: float) -> float:
+        """How long there has been nothing above a level; 0 while there is, infinite where there never was."""
+        above = [lane for other, lane in self._lanes.items() if other > level]
+        if any(lane.n_outstanding for lane in above):
+            return 0.0
+        return now - max((lane.left_seconds for lane in above), default=-math.inf)
 
     def _lane(self, level: int) -> _Lane:
         lane = self._lanes.get(level)

@@ -233,6 +233,11 @@ class Serving:
         status = self._deployments.resolve(name).status()
         return replace(status, adapter=self._deployments.adapter(name))
 
+    def quiet_seconds(self, name: str, klass: RequestClass) -> float:
+        """How long a model has had nothing more urgent than a class; raises ModelNotFound."""
+        admission = self._deployments.resolve(name).admission
+        return admission.quiet_seconds(LEVELS[klass], time.monotonic())
+
     def under_way(self) -> list[UnderWay]:
         """Every request that is admitted and not over, oldest first."""
         now = time.monotonic()
