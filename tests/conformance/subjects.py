@@ -202,8 +202,6 @@ def _simulated() -> list[Subject]:
                     refuses["recalls"] = "carries a state"
                 if variant == "slots":
                     refuses["drafts"] = refuses["draft_models"] = "different numbers of rows"
-                if depth and n_stages == 1:
-                    refuses.setdefault("draft_models", "run ahead of their tokens")
                 subjects.append(
                     Subject(
                         name=f"sim {variant.replace(',', ' ')}, depth {depth}, {n_stages} stages",
@@ -256,8 +254,7 @@ def _cuda(n_stages: int) -> Subject:
         fails_every=_fails_every("blocks", n_stages),
         is_slow=n_stages == 2,
         needs="torch",
-        refuses={"adapters": "loads no adapters"}
-        | ({"draft_models": "run ahead of their tokens"} if n_stages == 1 else {}),
+        refuses={"adapters": "loads no adapters"},
     )
 
 

@@ -173,7 +173,6 @@ def test_one_whose_device_is_gone_is_switched_off_at_once(after: int) -> None:
         ("sim:variant=states", "sim:", "draft = 'small': .*memory that can step back"),
         ("sim:", "sim:variant=states", "draft = 'small': .*own memory cannot step back"),
         ("sim:variant=slots", "sim:", "different numbers of rows"),
-        ("sim:depth=1", "sim:", "run ahead of their tokens"),
         ("sim:", CANARY, "another vocabulary than sim:: token 256 is '<|bos|>' in one and '<"),
         ("sim:", "sim:fail_load=no good", "no good"),
     ],

@@ -208,7 +208,8 @@ def assemble(
 ) -> EngineCore:
     """An engine around loaded stages; raises Unsupported where a draft model cannot guess for them."""
     store = _store(plan)
-    pipeline = Pipeline(stages)
+    # Guesses need to know the last token; who names a draft model wants those more than steps that overlap.
+    pipeline = Pipeline(stages, runs_ahead=plan.draft is None)
     draft = None
     if plan.draft is not None:
         draft = open_model(

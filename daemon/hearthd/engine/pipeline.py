@@ -47,9 +47,12 @@ class _Leg:
 class Pipeline:
     """Owns the stages and closes them; use as a context manager."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], *, runs_ahead: bool = True) -> None:
+        """`runs_ahead`: whether steps may be submitted before the last one's tokens are known, where stages can."""
         self.stages = tuple(stages)
         self.caps = common_capabilities([stage.caps for stage in stages])
+        if not runs_ahead:
+            self.caps = replace(self.caps, async_depth=0)
         self._workers = [
             ThreadPoolExecutor(1, thread_name_prefix=f"stage-{i}")
             for i in range(len(stages) if len(stages) > 1 else 0)

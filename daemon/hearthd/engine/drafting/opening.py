@@ -60,13 +60,11 @@ def open_gate(
 ) -> DraftGate | None:
     """What guesses for stages; None where they take no guesses, or go on without knowing their tokens.
 
-    Raises Unsupported where that is so though there is a draft model.
+    Raises Unsupported where there is a draft model and they take none.
     """
     refusal = policy.draft_refusal(caps)
-    if refusal is None and caps.async_depth:
-        refusal = "the steps of these stages run ahead of their tokens; guesses would hold them up"
     if draft is None:
-        return DraftGate(lookup=lookup) if refusal is None else None
+        return None if refusal is not None or caps.async_depth else DraftGate(lookup=lookup)
     if refusal is None and draft.pipeline.caps.rollback != "any":
         refusal = "the draft model's own memory cannot step back by a token"
     if refusal is not None:
