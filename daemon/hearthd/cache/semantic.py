@@ -33,7 +33,8 @@ LOOKUP_SECONDS: Final = 1.0
 """A lookup that takes longer is given up."""
 ALIKE: Final = 0.9
 """Two answers whose vectors are so near say about the same."""
-_MOST_CANDIDATES: Final = 20_000
+_MOST_CANDIDATES: Final = 10_000
+"""Questions compared, the latest: so many take some milliseconds (bench/nearest.py)."""
 _MOST_CHARS: Final = 2000
 
 
@@ -157,39 +158,42 @@ class SemanticCache:
     async def _nearest(
         self, context: bytes, vector: array[float], not_key: bytes
     ) -> Neighbour | None:
-        return await self._exact.read(lambda c: _nearest(c, context, vector, not_key), None)
+        return await self._exact.read(lambda c: nearest(c, context, vector, not_key), None)
 
     def _fault(self, error: Exception) -> None:
         self._counts.fault("semantic")
         log.debug("questions cannot be compared: %s", error)
 
 
-def _nearest(
+def nearest(
     connection: answers.Connection, context: bytes, vector: array[float], not_key: bytes
 ) -> Neighbour | None:
     """In the reader's thread: only questions of the context are looked at."""
     candidates = connection.execute(
-        "SELECT id, signs FROM questions WHERE context = ? ORDER BY id DESC LIMIT ?",
+        "SELECT answer, signs FROM questions WHERE context = ? ORDER BY answer DESC LIMIT ?",
         (context, _MOST_CANDIDATES),
-    )
+    ).fetchall()
     best: tuple[float, int] | None = None
     for number in nearest_signs(signs(vector), candidates):
-        values, key = connection.execute(
-            "SELECT q.vector, a.key FROM questions q JOIN answers a ON a.id = q.answer WHERE q.id = ?",
+        for values, key in connection.execute(
+            "SELECT q.vector, a.key FROM questions q JOIN answers a ON a.id = q.answer"
+            " WHERE q.answer = ?",
             (number,),
-        ).fetchone()
-        if key != not_key:
-            similarity = cosine(vector, array("f", values))
-            best = max(best or (-2.0, 0), (similarity, number))
+        ):  # no row: the answer has gone since
+            if key != not_key:
+                similarity = cosine(vector, array("f", values))
+                best = max(best or (-2.0, 0), (similarity, number))
     if best is None:
         return None
-    question, key, partition, model, digest = connection.execute(
+    for question, key, partition, model, digest in connection.execute(
         "SELECT q.question, a.key, s.partition, s.model, s.digest FROM questions q"
-        " JOIN answers a ON a.id = q.answer JOIN scopes s ON s.id = a.scope WHERE q.id = ?",
+        " JOIN answers a ON a.id = q.answer JOIN scopes s ON s.id = a.scope WHERE q.answer = ?",
         (best[1],),
-    ).fetchone()
-    entry = answers.find(connection, key, Scope(partition, model, digest))
-    return None if entry is None else Neighbour(entry, question, best[0])
+    ):
+        entry = answers.find(connection, key, Scope(partition, model, digest))
+        if entry is not None:
+            return Neighbour(entry, question, best[0])
+    return None
 
 
 def _text(steps: Sequence[Step]) -> str:

@@ -81,4 +81,10 @@ def m002_questions(db: sqlite_utils.Database) -> None:
     db.execute("CREATE INDEX questions_context ON questions (context)")
 
 
-SCHEMA = Schema("cache", (m001_answers, m002_questions), "hearthd.cache.tables:SCHEMA")
+def m003_signs(db: sqlite_utils.Database) -> None:
+    """All that a look for the nearest reads of each question, beside each other."""
+    db.execute("DROP INDEX questions_context")
+    db.execute("CREATE INDEX questions_signs ON questions (context, answer, signs)")
+
+
+SCHEMA = Schema("cache", (m001_answers, m002_questions, m003_signs), "hearthd.cache.tables:SCHEMA")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from operator import mul
 from typing import Final
 
@@ -37,10 +37,9 @@ def cosine(one: array[float], other: array[float]) -> float:
     return float(sum(map(mul, one, other)))
 
 
-def nearest_signs(wanted: bytes, candidates: Iterable[tuple[int, bytes]]) -> list[int]:
+def nearest_signs(wanted: bytes, candidates: Sequence[tuple[int, bytes]]) -> list[int]:
     """Numbers of the few candidates that agree in most signs."""
-    bits = int.from_bytes(wanted)
-    distances = (
-        ((bits ^ int.from_bytes(candidate)).bit_count(), number) for number, candidate in candidates
-    )
-    return [number for _, number in heapq.nsmallest(FEW, distances)]
+    bits, read = int.from_bytes(wanted), int.from_bytes
+    distances = [(bits ^ read(candidate)).bit_count() for _, candidate in candidates]
+    nearest = heapq.nsmallest(FEW, range(len(distances)), key=distances.__getitem__)
+    return [candidates[at][0] for at in nearest]
