@@ -133,6 +133,7 @@ async def test_a_request_is_ended_and_its_client_told(start: Start) -> None:
     assert rig.serving.under_way() == []
     assert not rig.serving.cancel(seen.number)
     assert generation.timeline.outcome == "cancelled"
+    assert rig.serving.tokens().n_output == generation.timeline.n_output > 0
     assert await read(rig.ask(max_tokens=2))  # its place is free again
 
 

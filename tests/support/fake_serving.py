@@ -19,7 +19,7 @@ from hearthd.serving.operations import Operation
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.service import Serving
 from hearthd.serving.status import ModelStatus, Readiness
-from hearthd.serving.under_way import UnderWay
+from hearthd.serving.under_way import Tokens, UnderWay
 from hearthd.telemetry.timeline import RequestTimeline
 
 DIGEST = "0123456789abcdef" * 4
@@ -163,6 +163,9 @@ class FakeServing(Serving):
 
     def under_way(self) -> list[UnderWay]:
         return list(self.going)
+
+    def tokens(self) -> Tokens:
+        return Tokens(n_output=sum(request.n_output for request in self.going))
 
     def cancel(self, number: int) -> bool:
         return any(request.number == number for request in self.going)

@@ -117,7 +117,7 @@ class Top(msgspec.Struct, frozen=True, kw_only=True):
     models: list[WatchedModel]
     n_requests: int
     requests: list[UnderWay]  # the oldest of them
-    n_output_tokens: int  # by the engines that are there, since each started
+    n_output_tokens: int  # of all requests since the start
     n_prompt_tokens: int
     cache: CacheLoad
     alerts: list[Alert]
@@ -147,7 +147,7 @@ async def show_top(request: web.Request) -> web.Response:
     readiness, requests = serving.readiness(), serving.under_way()
     devices = list(app[DEVICES].inventory.devices) if DEVICES in app else []
     seen = await app[_LOOK].now(app.get(STATE_FOLDER))
-    beats = [status.beat for status in readiness.models if status.beat is not None]
+    tokens = serving.tokens()
     top = Top(
         version=__version__,
         now=time.time(),
@@ -158,8 +158,8 @@ async def show_top(request: web.Request) -> web.Response:
         models=[_watched(status) for status in readiness.models],
         n_requests=len(requests),
         requests=requests[:MOST_REQUESTS],
-        n_output_tokens=sum(beat.n_output_tokens for beat in beats),
-        n_prompt_tokens=sum(beat.n_prompt_tokens for beat in beats),
+        n_output_tokens=tokens.n_output,
+        n_prompt_tokens=tokens.n_prompt,
         cache=_cache_load(app[CACHE], principal),
         alerts=_alerts(app, readiness.models, devices, seen),
         log=log.tail.after(after, limit) if principal.is_operator else None,

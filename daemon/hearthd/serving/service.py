@@ -30,7 +30,7 @@ from hearthd.serving.replica import Replica
 from hearthd.serving.router import pick
 from hearthd.serving.status import ModelStatus, Readiness
 from hearthd.serving.supervisor import Supervisor
-from hearthd.serving.under_way import UnderWay, cancelled, under_way
+from hearthd.serving.under_way import Tokens, UnderWay, cancelled, under_way
 from hearthd.serving.work import Work
 from hearthd.telemetry.metrics import Metrics
 from hearthd.telemetry.timeline import RequestTimeline
@@ -69,6 +69,7 @@ class Serving:
         self._draining = False
         self._tickets: dict[int, _Ticket] = {}  # by number: requests admitted and not over
         self._quotas: dict[str, Quota] = {}  # by name of the principal
+        self._ended = Tokens()  # of requests that are over
         self._idle = asyncio.Event()
         self._idle.set()
         self._deployments = Deployments(
@@ -244,6 +245,14 @@ class Serving:
         works = [work for replica in self._replicas() for work in replica.works]
         return [under_way(work, now) for work in sorted(works, key=lambda work: work.rid)]
 
+    def tokens(self) -> Tokens:
+        """Of all requests since the start, those under way included."""
+        going = [work.timeline for replica in self._replicas() for work in replica.works]
+        return Tokens(
+            self._ended.n_prompt + sum(timeline.n_prompt for timeline in going),
+            self._ended.n_output + sum(timeline.n_output for timeline in going),
+        )
+
     def cancel(self, number: int) -> bool:
         """End one request: its client is told by whom. Returns whether it was there."""
         return any(replica.end(number, cancelled) for replica in self._replicas())
@@ -394,6 +403,9 @@ class Serving:
         )
         if not self._tickets:
             self._idle.set()
+        self._ended = Tokens(
+            self._ended.n_prompt + timeline.n_prompt, self._ended.n_output + timeline.n_output
+        )
         self._metrics.observe(timeline)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -29,6 +30,14 @@ class UnderWay(msgspec.Struct, frozen=True, kw_only=True, rename={"klass": "clas
     ttft_seconds: float | None
     tokens_per_second: float | None  # after the first token, up to now
     age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Of many requests together."""
+
+    n_prompt: int = 0
+    n_output: int = 0
 
 
 def under_way(work: Work, now: float) -> UnderWay:
