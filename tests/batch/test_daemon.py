@@ -24,6 +24,7 @@ from openai import APIConnectionError, InternalServerError, OpenAI
 from openai.types import Batch
 
 SIM = ("--model", "canary=sim:says=echo,latency_ms=3", "--set", "hardware.checkup=false")
+ENCODERS = ("--model", "embed=sim:task=embed", "--model", "rerank=sim:task=rerank")
 WAIT_SECONDS = 60.0
 
 
@@ -92,13 +93,30 @@ def many(n: int) -> tuple[bytes, dict[str, str]]:
 
 def test_over_the_unix_socket(short_path: Path) -> None:
     content, texts = many(20)
-    with running(short_path, *SIM) as daemon:
+    with running(short_path, *SIM, *ENCODERS) as daemon:
         daemon.until_ready()
         with client_of(daemon, over_socket=True) as client:
             batch = until(client, submit(client, content), is_done)
             assert answers(client, batch) == texts
+            vectors = encoded(client, "/v1/embeddings", model="embed", input=["a", "b"])
+            assert [len(entry["embedding"]) for entry in vectors["data"]] == [32, 32]
+            ranking = encoded(client, "/v1/rerank", model="rerank", query="q", documents=["a", "b"])
+            assert {result["index"] for result in ranking["results"]} == {0, 1}
         page = daemon.get("/v1/batches")[1]
-        assert [entry["id"] for entry in page["data"]] == [batch.id]
+        assert page["data"][-1]["id"] == batch.id
+
+
+def encoded(client: OpenAI, url: str, **body: Any) -> dict[str, Any]:
+    """What a batch of one line for an encoder is answered."""
+    request = {"custom_id": "e", "method": "POST", "url": url, "body": body}
+    file = client.files.create(file=("in.jsonl", lines(request)), purpose="batch")
+    endpoint: Any = url
+    batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+    batch = until(client, batch, is_done)
+    assert batch.output_file_id is not None, batch
+    (record,) = records(client.files.content(batch.output_file_id).content)
+    found: dict[str, Any] = record["response"]["body"]
+    return found
 
 
 @pytest.mark.slow
