@@ -131,6 +131,28 @@ async def test_revocation_ends_what_runs(
     await give_out(http, "ann")  # the name is free again
 
 
+async def test_a_large_answer_breaks_off_with_its_key(
+    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that is no stream of events has no place for words once it has begun."""
+    key = await give_out(http, "ann", role="operator")
+
+    async def endless_pages(*_: object) -> tuple[int, list[object]]:
+        await asyncio.sleep(0.01)
+        return 1, []
+
+    class Pages:
+        page = endless_pages
+
+    monkeypatch.setattr("hearthd.api.cached_answers._exact", lambda _request: Pages())
+    headers = {"Authorization": f"Bearer {key}"}
+    async with http.get("/api/v1/cache/export", headers=headers) as answer:
+        assert answer.status == 200
+        await ask(http, "DELETE", "/api/v1/keys/ann")
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -17,6 +17,7 @@ from hearth_process import hearth
 from hearthd_process import hearthd, running
 
 from hearthd.access.selfsigned import make, own_files
+from hearthd.access.tables import ACCESS
 from hearthd.config import Flags
 from hearthd.config.schema import (
     AdapterConfig,
@@ -33,6 +34,7 @@ from hearthd.doctor.patient import Disk, Patient
 from hearthd.doctor.sockets import holder_of
 from hearthd.hardware.backend_view import BackendDevice, BackendsSilent, BackendView
 from hearthd.hardware.tree import Tree
+from hearthd.store.database import Database
 
 HEARTH = Account("hearth", 4321, frozenset({4321}))
 NOW = datetime(2027, 6, 1, tzinfo=UTC)
@@ -163,6 +165,17 @@ def test_open_to_others(ward: Ward) -> None:
     )
     ward.set(insecure=True)
     assert "whoever reaches 0.0.0.0:4327" in ward.one("access")[1]
+
+
+def test_keys_that_cannot_be_read(ward: Ward) -> None:
+    path = ward.folder / "state" / "access.db"
+    Database.open(path, ACCESS).close()
+    assert ward.found("access") == []
+    path.write_bytes(b"no database" * 500)
+    outcome, cause, fix = ward.one("access")
+    assert outcome == "failed"
+    assert "cannot be read (file is not a database)" in cause
+    assert fix == f"mv {path} {path}.damaged && systemctl restart hearthd"
 
 
 def test_a_state_directory_that_cannot_be_written(ward: Ward) -> None:

@@ -27,6 +27,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 def test_from_the_first_key_to_an_answer(tmp_path: Path) -> None:
     open_to_all = ("--listen", f"0.0.0.0:{free_port()}")
     with running(tmp_path, *QUIET) as daemon:

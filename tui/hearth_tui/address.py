@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ class Address:
 
 
 def is_socket(path: Path) -> bool:
-    """Whether a Unix socket is there for us to see."""
+    """Whether a Unix socket is there for us to use."""
     try:
-        return stat.S_ISSOCK(path.stat().st_mode)
+        return stat.S_ISSOCK(path.stat().st_mode) and os.access(path, os.W_OK)
     except OSError:
         return False
 

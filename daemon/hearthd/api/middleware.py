@@ -20,6 +20,7 @@ from hearthd.api.rate_headers import rate_headers
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 SERVER = f"hearthd/{__version__}"
 UNMATCHED = "unmatched"
+_BEGUN = web.RequestKey("begun", bool)
 _CLIENT_GONE = 499  # nobody reads it; it is for the metrics
 
 
@@ -32,6 +33,7 @@ def request_id_of(header: str | None) -> str:
 
 async def name_answer(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Put request id and limits on every answer before its headers go out; a signal: streams have them too."""
+    request[_BEGUN] = True
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
     response.headers["Server"] = SERVER
     principal = request.get(PRINCIPAL)
@@ -62,6 +64,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except asyncio.CancelledError:
         raise
     except Exception as error:
+        if _BEGUN in request:  # no second answer: the client sees that the first one breaks off
+            raise ConnectionResetError(f"an answer broke off: {error}") from error
         return error_response(error, request)
 
 
