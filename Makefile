@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TRITON_VENV := .venv-triton
 # The CPU build: a plain `torch` would pull gigabytes of CUDA packages into a test environment.
 TORCH := torch==2.13.0
 CODE := daemon backends tui tests bench
 
-.PHONY: run test check format lint types contracts fast slow deb lock test-boot clean
+.PHONY: run test check format lint types contracts fast slow deb lock test-boot test-triton clean
 
 run: $(VENV)/.run
 	@packaging/first-answer $(BIN) $(if $(ONCE),--once)
@@ -51,6 +52,12 @@ lock: $(BIN)/python
 test-boot: $(VENV)/.dev deb
 	$(BIN)/python -m pytest -m boot tests/appliance -q -s
 
+# Kernels in Triton's interpreter and compiled for GPUs that are not here, with the versions that can do that:
+# the processor's build of torch brings no Triton, and the interpreter does not take NumPy 2.4.
+test-triton: $(TRITON_VENV)/.done
+	TRITON_INTERPRET=1 $(TRITON_VENV)/bin/python -m pytest -m triton tests/kernels/test_triton_kernels.py
+	$(TRITON_VENV)/bin/python -m pytest -m triton tests/kernels/test_triton_compile.py
+
 # --- environments ----------------------------------------------------------------------------
 
 $(BIN)/python:
@@ -69,5 +76,11 @@ $(VENV)/.dev: $(VENV)/.gguf pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[gguf,onnx,dev]'
 	@touch $@ $(VENV)/.run
 
+$(TRITON_VENV)/.done: pyproject.toml
+	@packaging/make-venv $(PYTHON) $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install --quiet '$(TORCH)' 'triton==3.6.0' 'numpy<2.4'
+	$(TRITON_VENV)/bin/python -m pip install --quiet --editable . blockbuster hypothesis pytest pytest-asyncio pytest-timeout
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRITON_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

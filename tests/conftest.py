@@ -29,7 +29,9 @@ def pytest_configure() -> None:
 _ASKED_FOR = {
     "soak": "takes minutes: `pytest -m soak`",
     "batch5k": "takes minutes: `pytest -m batch5k`",
+    "lan": "makes network namespaces, as root: `pytest -m lan`",
     "boot": "boots a system, as root: `make test-boot`",
+    "triton": "needs versions of its own: `make test-triton`",
 }
 """Markers of tests that run only for those who name them."""
 

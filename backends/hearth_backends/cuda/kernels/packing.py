@@ -93,8 +93,7 @@ def dequantized(matrix: Int4, dtype: torch.dtype) -> Tensor:
     zeros: Tensor | float = (
         SYMMETRIC_ZERO if matrix.zeros is None else _spread(matrix.zeros, matrix)
     )
-    codes = unpack_codes(matrix.words).to(matrix.scales.dtype)
-    weights = (codes - zeros) * _spread(matrix.scales, matrix)
+    weights = (unpack_codes(matrix.words).float() - zeros) * _spread(matrix.scales, matrix).float()
     return weights[:, : matrix.n_in].to(dtype)
 
 

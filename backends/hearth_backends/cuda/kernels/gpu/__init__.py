@@ -1,0 +1,1 @@
+"""Kernels in Triton; importing what is in here needs it."""

@@ -1,0 +1,71 @@
+"""What launches have in common: shapes as constants, how much a device does at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_PROCESSORS_OF_NOBODY = 2  # in the interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of attention over blocks."""
+
+    n_heads: int
+    n_kv_heads: int
+    dim: int
+    block: int  # tokens
+
+    @classmethod
+    def of(cls, q: Tensor, pool: Tensor) -> Shape:
+        """From queries [n, Hq, D] and a pool [n_blocks, block, Hkv, D]."""
+        return cls(q.shape[1], pool.shape[2], q.shape[2], pool.shape[1])
+
+    @property
+    def n_shared(self) -> int:
+        """Heads of queries to one of keys."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def wide(self) -> int:
+        """The dimensions filled up to a power of two."""
+        return max(16, next_power(self.dim))
+
+
+def next_power(n: int) -> int:
+    """The smallest power of two that is not less."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def precision_of(x: Tensor) -> str:
+    """How products of its type are made: float32 is not to become TF32."""
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def or_else(given: Tensor | None, other: Tensor) -> Tensor:
+    """An argument that is not there: its kernel never reads the other."""
+    return other if given is None else given
+
+
+def n_processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a GPU."""
+    return _PROCESSORS_OF_NOBODY if device.type == "cpu" else _n_processors(device)
+
+
+@cache
+def _n_processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def has_warpgroups(device: torch.device) -> bool:
+    """Whether products are made by four warps together, as on Hopper and the large Blackwells: with bigger tiles."""
+    return device.type == "cuda" and _capability(device)[0] in (9, 10)
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
