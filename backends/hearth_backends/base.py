@@ -219,6 +219,11 @@ class Stage(ABC):
 
         raise Unsupported("this backend exports no states")
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most that the stage has held of its device's memory; None where nobody measures it."""
+        return None
+
     @abstractmethod
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
         """Make a LoRA adapter available under a number from 1 on.

@@ -156,6 +156,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     has_chat_template: bool
     weights_bytes: int
     rss_bytes: int | None = None  # of the engine after the load
+    device_peak_bytes: int | None = None  # that the load held of GPUs at most, as measured
     tool_format: ToolFormat | None = None  # that its chat template teaches
     task: Task = "generate"
     embedding_size: int | None = None  # of a vector

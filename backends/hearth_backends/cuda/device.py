@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import psutil
 import torch
 
 from hearth_backends.base import DeviceInfo
@@ -71,17 +70,9 @@ class Accelerator:
         """Whether products of 8-bit floats are computed as such, with a scale for each row and column."""
         return self.torch.type == "cuda" and torch.cuda.get_device_capability(self.torch) >= (9, 0)
 
-    def used_bytes(self) -> int:
-        """What torch holds of the device's memory now; of the processor, what the process has."""
-        if self.is_cpu:
-            return int(psutil.Process().memory_info().rss)
-        return torch.accelerator.memory_allocated(self.torch)
-
     def peak_bytes(self) -> int:
-        """The most that torch has held since `reset_peak`; of the processor, what is held now."""
-        return (
-            self.used_bytes() if self.is_cpu else torch.accelerator.max_memory_allocated(self.torch)
-        )
+        """The most that torch has held of a GPU's memory since `reset_peak`."""
+        return torch.accelerator.max_memory_allocated(self.torch)
 
     def reset_peak(self) -> None:
         """Begin to watch for a new peak."""
@@ -98,10 +89,12 @@ class Accelerator:
         if not self.is_cpu:
             torch.accelerator.synchronize(self.torch)
 
-    def use_threads(self, n: int) -> None:
-        """Compute with so many threads from here on; on the processor only."""
-        if self.is_cpu and torch.get_num_threads() != n:
-            torch.set_num_threads(n)
+    def use(self, n_threads: int) -> None:
+        """Have this thread compute here from now on; on the processor, with so many threads."""
+        if not self.is_cpu:
+            torch.accelerator.set_device_index(self.torch)
+        elif torch.get_num_threads() != n_threads:
+            torch.set_num_threads(n_threads)
 
     def event(self) -> Event:
         """A mark behind all that was launched so far."""

@@ -54,7 +54,7 @@ class CudaGraph:
             compute(self._input)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._output = compute(self._input)
 
     def __call__(self, flat: Tensor) -> Tensor:

@@ -31,8 +31,7 @@ class Group:
         """`meeting`: a file, the same for all, that was not there before; returns once all have come."""
         self.shard = shard
         self._device = device
-        if not device.is_cpu:
-            torch.accelerator.set_device_index(device.torch)
+        device.use(torch.get_num_threads())
         dist.init_process_group(
             "gloo" if device.is_cpu else dist.get_default_backend_for_device(device.torch),
             store=dist.FileStore(str(meeting), shard.size),  # type: ignore[attr-defined]

@@ -78,7 +78,8 @@ def open_runner(
     group: Group | None = None,
 ) -> Runner:
     """Weights and pool on one device, of a group its share; raises what `open_stage` raises."""
-    where.use_threads(spec.threads)
+    where.use(spec.threads)
+    where.reset_peak()
     precision = precision_on(spec, where.name)
     with _refusing_without_memory(where, lease):
         return make_runner(model, spec, where, precision, progress, group)

@@ -138,8 +138,7 @@ class Rows:
 
     def apply(self, changes: Tensor) -> None:
         """Change block tables on the device [c, 3]."""
-        if len(changes):
-            self.tables.index_put_((changes[:, 0], changes[:, 1]), changes[:, 2])
+        self.tables.index_put_((changes[:, 0], changes[:, 1]), changes[:, 2])
 
     def remember(self, batch: Batch) -> I32:
         """Where each sample of a batch goes in `last` [k]; the null row where another of its row follows it."""

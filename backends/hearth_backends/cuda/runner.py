@@ -15,7 +15,7 @@ from hearth_backends.cuda.graphs import Graphs
 from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.pool import KVPool
 from hearth_backends.cuda.rows import HostRows, Rows, StepRows
-from hearth_backends.cuda.transfer import to_device, to_device_flat, views
+from hearth_backends.cuda.transfer import as_tensor, to_device, to_device_flat, views
 from hearth_backends.errors import BackendError
 
 
@@ -50,7 +50,8 @@ class Runner:
 
         They are overwritten by the next step.
         """
-        self.rows.apply(to_device((host.changes,), self.device)[0])
+        if len(host.changes):
+            self.rows.apply(to_device((host.changes,), self.device)[0])
         if self._graphs is not None and self._is_whole_decode(host):
             size = self._graphs.size_for(len(host.tokens))
             if size is not None:
@@ -98,7 +99,7 @@ class Runner:
             return None
         if x is None or x.shape[0] != n:
             raise BackendError("a stage without embedding was given no hidden states")
-        hidden = torch.from_numpy(x)
+        hidden = as_tensor(x)
         if not self.device.is_cpu:
             hidden = hidden.pin_memory()
         return hidden.to(self.device.torch, self._dtype, non_blocking=True)

@@ -77,6 +77,7 @@ class CudaStage(Stage):
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
         """Launch the step; on the processor it is computed when this returns."""
         self._refuse(batch)
+        self._runner.device.use(self._n_threads)
         with self._recovering(), torch.inference_mode():
             self.recall(batch)
             if not len(batch.tokens):
@@ -98,6 +99,7 @@ class CudaStage(Stage):
     def export(self, placement: Placement, n_tokens: int) -> bytes:
         """The first tokens of a block table, or of the row that sits there."""
         self._check_blocks(placement, n_tokens)
+        self._runner.device.use(self._n_threads)
         with torch.inference_mode():
             state = self._runner.read(placement.blocks, n_tokens)
         return pack_state(self._tag(n_tokens), state)
@@ -111,6 +113,7 @@ class CudaStage(Stage):
         if len(state) != n_held * self._runner.token_bytes():
             raise ForeignState("an exported state of another size")
         self._check_blocks(placement, n_tokens)
+        self._runner.device.use(self._n_threads)
         with torch.inference_mode():
             self._runner.write(placement.blocks, state, n_tokens)
         return n_tokens
@@ -118,6 +121,12 @@ class CudaStage(Stage):
     def state_kind(self) -> str:
         """The tag of an exported state, without its tokens."""
         return repr(self._tag(0))
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Of a GPU what torch has held at most since the load began; nobody measures it on the processor."""
+        device = self._runner.device
+        return None if device.is_cpu else device.peak_bytes()
 
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
         """Refused."""
@@ -147,7 +156,6 @@ class CudaStage(Stage):
 
     def _launch(self, batch: Batch, x: Hidden | None) -> _Step:
         runner = self._runner
-        runner.device.use_threads(self._n_threads)
         out = runner.run(runner.rows.prepare(batch), x)
         if not self.spec.head:
             hidden = to_host(out.float(), runner.device)

@@ -55,6 +55,7 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool | None = None
     tool_format: wire.ToolFormat | None = None
     weights_bytes: int | None = None
+    device_peak_bytes: int | None = None  # that it held of GPUs at most while it loaded
     task: wire.Task | None = None
     embedding_size: int | None = None
     pooling: str | None = None

@@ -251,9 +251,10 @@ def _store(plan: LoadPlan) -> KVStore:
     return stores[0] if len(stores) == 1 else JointStore(stores)
 
 
-def model_info(plan: LoadPlan) -> wire.ModelInfo:
+def model_info(plan: LoadPlan, stages: Sequence[Stage]) -> wire.ModelInfo:
     """The loaded model as clients see it."""
     spec = plan.model.spec
+    peaks = [stage.peak_bytes for stage in stages if stage.peak_bytes is not None]
     return wire.ModelInfo(
         digest=spec.digest,
         architecture=spec.architecture,
@@ -272,6 +273,7 @@ def model_info(plan: LoadPlan) -> wire.ModelInfo:
         adapters={name: adapter.digest for name, adapter in plan.adapters.items()},
         weights_bytes=sum(request.weights_bytes for request in plan.lease_requests()),
         rss_bytes=psutil.Process().memory_info().rss,
+        device_peak_bytes=sum(peaks) if peaks else None,
     )
 
 

@@ -98,7 +98,7 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
         link.send(wire.Failed(error.code, str(error)))
         return 1
     with closing(core):
-        link.send(wire.Ready(model_info(plan), time.monotonic() - started))
+        link.send(wire.Ready(model_info(plan, core.pipeline.stages), time.monotonic() - started))
         gc.collect()
         gc.freeze()  # what the load left stays; collections while serving need not look at it
         try:
