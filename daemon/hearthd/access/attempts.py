@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any, Final
 
 BURST: Final = 20
@@ -49,6 +50,7 @@ class Attempts:
         return max(0.0, n - max(0.0, now - at) * PER_SECOND)
 
 
+@lru_cache(1024)
 def network_of(host: str) -> str:
     """What counts as one address: of IPv6 the network that one customer has. Pure."""
     try:

@@ -9,11 +9,13 @@ import socket
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 OPERATORS: Final = "hearth"
 """The group whose members may do anything over the Unix socket."""
 
+_REMEMBERED: Final = 1024  # addresses: most requests come from few
 _CREDENTIALS: Final = struct.Struct("iII")  # pid, uid, gid
 _SO_PEERGROUPS: Final = 59  # Linux 4.13; the socket module has no name for it
 _MOST_GROUPS: Final = 256  # what Python takes
@@ -78,6 +80,7 @@ def peer_of(connection: socket.socket | None, peername: object) -> UnixPeer | Tc
     return None
 
 
+@lru_cache(_REMEMBERED)
 def is_loopback(host: str) -> bool:
     """Whether an address is of this machine; a name is none. Pure."""
     try:
@@ -86,6 +89,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(_REMEMBERED)
 def _plain(host: str) -> str:
     """Without a zone, and IPv4 as such."""
     host = host.partition("%")[0]
