@@ -109,7 +109,7 @@ def start_box(host: Host, folder: Path) -> Box:
     config = folder / "hearthd.toml"
     config.write_text(
         f'listen = "0.0.0.0:4327"\n[lan]\nname = "Ember"\n[hardware]\ncheckup = false\n'
-        f'[keys.alice]\nhash = "sha256:{digest}"\n' + "".join(f"{line}\n" for line in settings)
+        f'[keys.alice]\nhash = "sha256:{digest}"\n'
     )
     process = host.start(
         sys.executable, "-m", "hearthd", "--config", str(config), "--socket", str(folder / "s"),
