@@ -236,7 +236,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report", metavar="TEXT", help="compare on this file, not on the text that comes along")
     add("--no-report", action="store_true", help="do not compare what was made")
     add("--compare", action="store_true", help="compare every kind that the backend makes itself")
-    add("--kinds", metavar="A,B", default="", help="with --compare: only these")
+    add(
+        "--kinds",
+        metavar="A,B",
+        default="",
+        help="with --compare: only these; none: only --against",
+    )
     add(
         "--against", metavar="FILE", action="append", default=[],
         help="with --compare: a GGUF file or checkpoint of the same model; may be repeated",

@@ -54,6 +54,7 @@ def config_of(reader: TensorReader) -> dict[str, Any]:
         "hidden_act": "silu" if variant.activation == "silu" else "gelu_pytorch_tanh",
         "bos_token_id": model.bos_id,
         "eos_token_id": model.eos_id,
+        "pad_token_id": None,  # told, because some types have a number of their own for it
         "torch_dtype": "float16",
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in model.tensors,
         "rope_theta": model.rope.theta,
@@ -117,7 +118,7 @@ def _windows(model: ModelSpec) -> dict[str, Any]:
 def _gemma(model: ModelSpec, variant: Variant) -> dict[str, Any]:
     found: dict[str, Any] = {
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": variant.attention_scale**-2,
+        "query_pre_attn_scalar": round(variant.attention_scale**-2),
         "attn_logit_softcapping": variant.attention_softcap or None,
         "final_logit_softcapping": variant.logit_softcap or None,
     }

@@ -33,7 +33,7 @@ _HELP = {
     "threads": "default: the physical cores",
     "force": "replace DIR where it is a checkpoint's folder",
     "asymmetric": "of int4: with a zero point for each group",
-    "kinds": "with --compare: only these kinds",
+    "kinds": "with --compare: only these kinds; none: only --against",
     "no-report": "do not compare what was made",
     "compare": "compare every kind of weights that the backend makes of the model itself",
     "json": "print lines of JSON",

@@ -21,6 +21,8 @@ from hearthd.engine.quantizing.table import Place, Way, compare
 from hearthd.quantization import Failed, Made, Order, Progress, Said
 
 PER_MILLE = 1000
+NO_KIND = "none"
+"""As only one of the kinds that are asked for: other files are compared, and nothing else."""
 SEQUENCE_TOKENS = 512
 """Of a text that GPTQ reads, as much goes together."""
 MOST_TOKENS = 16_384
@@ -145,7 +147,7 @@ def _all_ways(order: Order, model: LoadedModel) -> list[Way]:
     """Every kind of weights that the backend makes of the model, or those asked for, and the other files."""
     path, backend = str(model.spec.path), order.backend
     every = registry.backend(backend).weight_kinds()
-    kinds = order.kinds or [kind for kind in every if kind != "fp32"]
+    kinds = [kind for kind in order.kinds or every if kind not in ("fp32", NO_KIND)]
     ways = [Way(f"{backend} {kind}", path, backend, kind) for kind in kinds]
     if not order.kinds:
         exact = _original(order, model)
