@@ -54,10 +54,9 @@ def _look(patient: Patient, where: str, path: Path) -> Iterator[Finding]:
         for file in files:
             blocked = blocked or barrier(file, patient.account, "r")
     except FileNotFoundError as error:
-        name = Path(error.filename or path).name
         yield Finding(
             NAME, "failed", f"{where}: there is no {error.filename or path}",
-            patient.command("find", "/", "-xdev", "-name", name),
+            patient.command("find", "/", "-xdev", "-name", path.name),
         )  # fmt: skip
         return
     except OSError as error:
