@@ -30,10 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
         models = box.models()
         model = find_model(models, arguments.model) if arguments.model else select_model(models)
         if not arguments.plain and _has_screen():
+            from hearth_tui.colours import dress
             from hearth_tui.talk.app import TalkApp
             from hearth_tui.talk.session import Session
 
-            TalkApp(Session(box), model, arguments.system).run()
+            app = TalkApp(Session(box), model, arguments.system)
+            dress(app, os.environ)
+            app.run()
             return EXIT_OK
         screen = make_screen(COMPLETIONS)
         if screen.interactive:

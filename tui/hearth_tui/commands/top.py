@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from hearth_tui.connect import open_box
@@ -26,13 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "hearth top needs a terminal; hearth status and /api/v1/top are for programs"
         )
+    from hearth_tui.colours import dress
     from hearth_tui.top.app import TopApp
     from hearth_tui.top.source import Source
 
     with open_box(arguments) as box:
         source = Source(box)
         source.top(0)  # a box that is not there, or says no, is told of before the screen is taken
-        TopApp(source, read_seconds=arguments.every).run()
+        app = TopApp(source, read_seconds=arguments.every)
+        dress(app, os.environ)
+        app.run()
     return EXIT_OK
 
 
