@@ -200,6 +200,20 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_lost(
     assert len(serving.submits) == 200  # nothing was asked twice
 
 
+async def test_a_daemon_can_stop_while_the_disk_is_full(tmp_path: Path) -> None:
+    disk, gate = SmallDisk(), Gate(20)
+    async with batch_server(tmp_path, FakeServing(gate.script), disk=disk) as (_, client):
+        batch = await submit(client, MANY)
+        await until(client, batch, holds=lambda b: b.request_counts.completed == 20)  # type: ignore[union-attr]
+        disk.is_full = True
+        gate.open()
+        await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]
+    async with batch_server(tmp_path, FakeServing()) as (_, client):
+        batch = await until(client, batch, "completed")
+        good, bad = await results(client, batch)
+    assert (named(good), bad) == (NAMES, [])
+
+
 async def test_a_batch_ends_with_its_key(tmp_path: Path) -> None:
     keys = {name: KeyConfig(hash=hashlib.sha256(name.encode()).hexdigest()) for name in ("a", "b")}
     gate = Gate(0)
