@@ -3,7 +3,8 @@
 
 Hits are measured with wrk against a hearthd on the built-in model; with --litellm also against a LiteLLM
 proxy with its exact in-memory cache in front of the same engine, in turn. Misses are new prompts of one
-output token, asked of a hearthd with the cache and of one without, in turn.
+output token, asked of a hearthd with the cache and of one without, in turn. "words" asks the labelled pairs:
+one question, then the other, each pair after a system message of its own.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ class Misses:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """The second questions of labelled pairs: which got the answer of the first, and how long that took."""
+
+    n_same: int
+    n_hits: int
+    n_different: int
+    n_false_hits: int
+    hit_p50_seconds: float
+    hit_p99_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """A daemon with an empty cache against one with many entries."""
 
@@ -68,12 +81,15 @@ class Size:
 def main(argv: list[str] | None = None) -> int:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["hits", "misses"], help="hits, misses, size")
+    parser.add_argument(
+        "what", nargs="*", default=["hits", "misses"], help="hits, misses, size, words"
+    )
     parser.add_argument("--wrk", default=shutil.which("wrk") or "wrk")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each turn of wrk")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=300, help="misses")
     parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--embedder", type=Path, help="a model that compares questions, for words")
     parser.add_argument("--litellm", metavar="PROGRAM", help="compare with this proxy")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(argv)
@@ -266,9 +282,56 @@ def _bare_lookups(file: Path) -> list[float]:
     return asyncio.run(find())
 
 
-# --- words -------------------------------------------------------------------------------------
+# --- other words -------------------------------------------------------------------------------
 
-_MEASURES = {"hits": _hits, "misses": _misses, "size": _size}
+_PAIRS = Path(__file__).with_name("paraphrases.jsonl")
+_LEARNED_SECONDS = 5.0  # until all first questions are kept, with their vectors
+
+
+def _words(folder: Path, given: argparse.Namespace) -> Words:
+    if given.embedder is None:
+        raise EndpointError("say which model compares questions, with --embedder")
+    pairs = [json.loads(line) for line in _PAIRS.read_text().splitlines()]
+    settings = [
+        f"models.{NAME}.path=canary",
+        f"models.{NAME}.cache.semantic=on",
+        f"models.embedder.path={given.embedder}",
+        "cache.embedder=embedder",
+    ]
+    daemon = plan_daemon(_sub(folder, "words"), None, settings)
+    results: list[tuple[bool, bool, float]] = []
+    with running(daemon.command, daemon.endpoint, daemon.log):
+        asker = Asker(daemon.endpoint)
+        for i, pair in enumerate(pairs):
+            if asker.ask(_question(i, pair["a"]))[1] != "MISS":
+                raise EndpointError("a first question was not computed")
+        time.sleep(_LEARNED_SECONDS)
+        for i, pair in enumerate(pairs):
+            seconds, result, _ = asker.ask(_question(i, pair["b"]))
+            results.append((pair["same"], result == "HIT", seconds))
+        asker.close()
+    hits = [seconds for _, is_hit, seconds in results if is_hit]
+    if len(hits) < 2:
+        raise EndpointError("hardly any question was answered from the cache")
+    n_same = sum(same for same, _, _ in results)
+    return Words(
+        n_same,
+        sum(same and is_hit for same, is_hit, _ in results),
+        len(results) - n_same,
+        sum(is_hit and not same for same, is_hit, _ in results),
+        statistics.median(hits),
+        statistics.quantiles(hits, n=100)[98],
+    )
+
+
+def _question(i: int, text: str) -> dict[str, Any]:
+    messages = [{"role": "system", "content": f"{i}"}, {"role": "user", "content": text}]
+    return {"model": NAME, "messages": messages, "max_tokens": 4, "temperature": 0}
+
+
+# --- what is printed ---------------------------------------------------------------------------
+
+_MEASURES = {"hits": _hits, "misses": _misses, "size": _size, "words": _words}
 
 
 def _sub(folder: Path, name: str) -> Path:
@@ -282,6 +345,13 @@ def _as_text(what: str, result: Any) -> str:
             f"a miss: p50 {result.with_cache_p50 * 1000:.2f} ms with the cache, "
             f"{result.without_p50 * 1000:.2f} ms without; added {result.added_p50 * 1000:+.2f} ms "
             "(target: at most 0.5)"
+        )
+    if isinstance(result, Words):
+        return (
+            f"other words: {result.n_hits} of {result.n_same} paraphrases hit (target: 40 %), "
+            f"{result.n_false_hits} of {result.n_different} others (target: under 1 %); a hit p50 "
+            f"{result.hit_p50_seconds * 1000:.1f} ms, p99 {result.hit_p99_seconds * 1000:.1f} ms "
+            "at the client (target 15)"
         )
     if isinstance(result, Size):
         return (
