@@ -26,6 +26,7 @@ SECTIONS: dict[str, type[schema.Section]] = {
     "[cache]": schema.CacheConfig,
     "[batch]": schema.BatchConfig,
     "[hardware]": schema.HardwareConfig,
+    "[lan]": schema.LanConfig,
     "[log]": schema.LogConfig,
     "[stop]": schema.StopConfig,
 }
