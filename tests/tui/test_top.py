@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.text import Text
-from screen_snapshot import check_snapshot
+from screen_snapshot import check_snapshot, screen_text
 from textual.pilot import Pilot
 from textual.widgets import Input, RichLog
 from watched_box import NOW, WatchedBox, reading
@@ -143,6 +143,21 @@ async def test_details_of_a_model(box: WatchedBox) -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, Show))
         await pilot.press("escape")
         await until(pilot, lambda: len(pilot.app.screen_stack) == 1)
+
+
+@pytest.mark.parametrize(
+    ("pane", "words"),
+    [("1", "812 tokens"), ("2", "What is the capital of France?"), ("4", "the file ends early")],
+)
+async def test_details_of_what_is_below(box: WatchedBox, pane: str, words: str) -> None:
+    app = app_of(box)
+    async with app.run_test(size=SIZE) as pilot:
+        await shown(pilot)
+        await pilot.press(pane)
+        await pilot.pause()
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, Show))
+        await until(pilot, lambda: words in screen_text(app))
 
 
 async def test_a_box_without_batches(box: WatchedBox) -> None:

@@ -18,7 +18,7 @@ PANES: Final = ("requests", "cache", "batches", "alerts", "log")
 
 ACTIONS: Final = (
     *OPERATIONS,
-    Action("details", ("i",), "Info", "All that is known of the chosen model"),
+    Action("details", ("i",), "Info", "All that is known of the chosen row"),
     *(
         Action(f"pane('{pane}')", (str(number),), pane, f"Show {pane}", in_footer=False)
         for number, pane in enumerate(PANES, 1)

@@ -95,7 +95,7 @@ class TopApp(App[None]):
         self._tabs = PaneTabs(id="tabs")
         self._panes = ContentSwitcher(initial=PANES[0], id="panes")
         self._summary = Line(id="summary")
-        self._log_lines = RichLog(id="log", max_lines=LOG_LINES, wrap=False, markup=False)
+        self._log_lines = RichLog(id="log", max_lines=LOG_LINES, wrap=True, markup=False)
 
     def compose(self) -> ComposeResult:
         yield self._banner
@@ -192,8 +192,7 @@ class TopApp(App[None]):
                 rows = {b.id: lines.batch_cells(b, top.now) for b in self._batches or ()}
             case "alerts":
                 rows = {
-                    f"{a.kind} {a.subject} {i}": lines.alert_cells(a)
-                    for i, a in enumerate(top.alerts)
+                    lines.alert_key(a, i): lines.alert_cells(a) for i, a in enumerate(top.alerts)
                 }
             case _:
                 return
@@ -207,7 +206,7 @@ class TopApp(App[None]):
         if fresh:
             self._log_number = fresh[-1].number
             for line in fresh:
-                self._log_lines.write(lines.log_line(line), shrink=False)
+                self._log_lines.write(lines.log_line(line))
 
     def _show_tabs(self) -> None:
         notes = {}
@@ -262,14 +261,28 @@ class TopApp(App[None]):
         _ = self.push_screen(Show("hearth top", help_of(ACTIONS)))
 
     def action_details(self) -> None:
-        """All of one model."""
+        """All of the row that the cursor is on; of the model, where that is none below."""
+        title, told = self._details()
+        if told:
+            table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+            for name, value in told:
+                table.add_row(Text(name, "dim"), Text(one_line(value)))
+            _ = self.push_screen(Show(one_line(title), table))
+
+    def _details(self) -> tuple[str, list[tuple[str, str]]]:
+        chosen = self._table.chosen if self._pane != "log" and self._table.has_focus else None
+        if chosen is not None and self._top is not None:
+            for request in self._top.requests:
+                if self._pane == "requests" and str(request.number) == chosen:
+                    return f"request {chosen}", list(lines.request_details(request))
+            for answer in self._top.cache.top:
+                if self._pane == "cache" and answer.key == chosen:
+                    return "a frequent query", list(lines.answer_details(answer))
+            for number, alert in enumerate(self._top.alerts):
+                if self._pane == "alerts" and lines.alert_key(alert, number) == chosen:
+                    return f"{alert.level}: {alert.kind}", list(lines.alert_details(alert))
         model = self._chosen_model()
-        if model is None:
-            return
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for name, value in lines.model_details(model):
-            table.add_row(Text(name, "dim"), Text(one_line(value)))
-        _ = self.push_screen(Show(one_line(model.name), table))
+        return ("", []) if model is None else (model.name, list(lines.model_details(model)))
 
     def action_load(self) -> None:
         """Load the chosen model."""

@@ -212,6 +212,39 @@ def alert_cells(alert: Alert) -> tuple[Text, ...]:
     )
 
 
+def alert_key(alert: Alert, number: int) -> str:
+    """What tells it from others of the same reading."""
+    return f"{alert.kind} {alert.subject} {number}"
+
+
+def alert_details(alert: Alert) -> Iterator[tuple[str, str]]:
+    """All of an alert."""
+    yield "of", alert.subject
+    yield "what", alert.message
+
+
+def request_details(request: UnderWay) -> Iterator[tuple[str, str]]:
+    """All that is known of a request."""
+    yield "id", request.request_id
+    yield "key", f"{request.key}, {request.klass}"
+    yield "model", f"{request.model}, asked for {request.asked}"
+    cached = "" if not request.n_cached else f", {request.n_cached} of them were there already"
+    yield "prompt", f"{figures.or_dash(request.n_prompt)} tokens{cached}"
+    yield (
+        "answer",
+        f"{request.n_output} tokens, the first after {figures.duration(request.ttft_seconds)}",
+    )
+    yield "age", f"{short_span(request.age_seconds)}, {'runs' if request.running else 'waits'}"
+
+
+def answer_details(answer: TopAnswer) -> Iterator[tuple[str, str]]:
+    """All that is known of a frequent query."""
+    yield "query", answer.question or "(only operators see it)"
+    yield "model", answer.model
+    yield "hits", f"{answer.hits}, which spared {short_span(answer.saved_seconds)}"
+    yield "answer", answer.key
+
+
 def log_line(line: LogLine) -> Text:
     """One line of the log, in the clock of who reads it."""
     clock = time.strftime("%H:%M:%S", time.localtime(line.time))
