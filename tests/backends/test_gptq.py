@@ -63,6 +63,15 @@ def test_the_product_is_nearer_than_with_each_number_rounded_to_the_nearest(
         assert errors[0] < 0.7 * errors[1]
 
 
+def test_one_direction_that_drowns_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hearth_backends.quantizing.gptq._EXACT_INPUTS", 0)
+    inputs = np.random.default_rng(0).normal(size=(4, 96)).astype(np.float32)
+    inputs[:, 3] *= 1e9
+    upper = factor(inputs)
+    assert np.isfinite(upper).all()
+    assert (np.diagonal(upper) > 0).all()
+
+
 def test_inputs_that_never_came_do_no_harm() -> None:
     matrix = np.random.default_rng(2).normal(size=(8, 64)).astype(np.float32)
     made = numbers(
