@@ -13,7 +13,15 @@ import pytest
 from engine_rig import Rig
 from gguf_runner import CPU, MakeGguf, Rows, distributions, fork, truncate, whole_spec
 
-from hearth_backends.base import Bytes, DeviceInfo, Lease, LoadedModel, Sampled, Stage
+from hearth_backends.base import (
+    Bytes,
+    DeviceInfo,
+    Lease,
+    LoadedModel,
+    Sampled,
+    SamplingParams,
+    Stage,
+)
 from hearth_backends.errors import (
     BackendError,
     CapacityError,
@@ -87,6 +95,43 @@ def test_recorded_steps_compute_what_others_do(n: int, monkeypatch: pytest.Monke
             ]
             results.append(np.concatenate(steps))
     assert np.abs(results[0] - results[1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_recorded_steps_sample_what_others_do(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where log-probabilities are asked for, the draw is outside of the recorded step."""
+    results = []
+    for n_logprobs, uses in ((0, 1_000_000), (None, 1_000_000), (None, 1)):
+        monkeypatch.setattr(graphs, "USES_BEFORE_RECORDING", uses)
+        params = [SamplingParams(temperature, seed=i, n_logprobs=n_logprobs) for i in range(3)]
+        with closing(paged_whole(canary())) as runner:
+            results.append(_sampled(runner, params, n_steps=6))
+    assert results[0] == results[1] == results[2]
+    assert len(set(results[0][0])) > 1
+
+
+def _sampled(
+    runner: PagedRunner, params: list[SamplingParams], n_steps: int
+) -> list[tuple[int, ...]]:
+    """Tokens of three rows, each step from what the last one left on the device."""
+    (stage,) = runner.stages
+    steps = []
+    for i in range(n_steps):
+        groups = [Rows(row, [-1] if i else PROMPT[row:]) for row in range(3)]
+        batch = runner.batch(groups)
+        assert batch.sampling is not None
+        positions = np.full(3, i, np.int64)
+        batch = replace(
+            batch, sampling=replace(batch.sampling, params=tuple(params), positions=positions)
+        )
+        result = stage.poll(stage.submit(batch, None))
+        assert isinstance(result, Sampled)
+        steps.append(tuple(result.tokens.tolist()))
+        for group in groups:
+            runner.lengths[group.row] += len(group.tokens)
+    return [tuple(row) for row in zip(*steps, strict=True)]
 
 
 def test_sizes_of_recorded_steps() -> None:

@@ -22,6 +22,7 @@ from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.group import Group
 from hearth_backends.cuda.rows import HostRows
 from hearth_backends.cuda.runner import Runner
+from hearth_backends.cuda.sampler import LOGITS, PlainDraws
 from hearth_backends.cuda.shard import Shard
 from hearth_backends.errors import BackendError
 from hearth_backends.weights.spec import ModelSpec
@@ -35,6 +36,7 @@ class Compute:
 
     host: HostRows
     x: Hidden | None
+    kind: str  # of step: all record the same at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +149,15 @@ class LeadingRunner(Runner):
         self._group = group
         self._stack = stack
 
-    def run(self, host: HostRows, x: Hidden | None) -> torch.Tensor:
+    def run(self, host: HostRows, x: Hidden | None, kind: str = LOGITS) -> torch.Tensor:
         """See Runner."""
-        self._followers.tell(Compute(host, x))
-        return super().run(host, x)
+        self._followers.tell(Compute(host, x, kind))
+        return super().run(host, x, kind)
+
+    def sample(self, host: HostRows, draws: PlainDraws) -> torch.Tensor:
+        """See Runner."""
+        self._followers.tell(Compute(host, None, draws.kind))
+        return super().sample(host, draws)
 
     def share_samples(self) -> None:
         """See Runner."""
@@ -210,8 +217,8 @@ def _nobody_watches(fraction: float) -> None:
 def _obey(connection: Connection, runner: Runner, group: Group) -> None:
     while (message := _next(connection)) is not None:
         match message:
-            case Compute(host, x):
-                runner.run(host, x)
+            case Compute(host, x, kind):
+                runner.run(host, x, kind)
             case TakeSamples():
                 group.from_first(runner.rows.last)
             case Read(blocks, n_tokens):

@@ -72,8 +72,8 @@ class Graphs:
         self._device = device
         largest = min(most, SIZES[-1])
         self.sizes = (*(size for size in SIZES if size < largest), largest)
-        self._made: dict[int, Graph] = {}
-        self._uses: Counter[int] = Counter()
+        self._made: dict[tuple[int, str], Graph] = {}
+        self._uses: Counter[tuple[int, str]] = Counter()
         self._pool: Any = None  # memory that the recorded steps share
 
     def size_for(self, n: int) -> int | None:
@@ -81,14 +81,21 @@ class Graphs:
         at = bisect_left(self.sizes, n)
         return self.sizes[at] if at < len(self.sizes) else None
 
-    def get(self, size: int, compute: Compute, example: Tensor) -> Graph | None:
-        """The graph of a size; None until the size has come up often enough to be worth recording."""
-        graph = self._made.get(size)
+    def get(
+        self, size: int, kind: str, compute: Compute, example: Tensor, kept: Tensor
+    ) -> Graph | None:
+        """The graph of a size and kind; None until it has come up often enough to be worth recording.
+
+        Recording computes; `kept` is what that changes and a second time would find changed: it is put back.
+        """
+        graph = self._made.get((size, kind))
         if graph is None:
-            self._uses[size] += 1
-            if self._uses[size] <= USES_BEFORE_RECORDING:
+            self._uses[size, kind] += 1
+            if self._uses[size, kind] <= USES_BEFORE_RECORDING:
                 return None
-            graph = self._made[size] = self._record(compute, example)
+            before = kept.clone()
+            graph = self._made[size, kind] = self._record(compute, example)
+            kept.copy_(before)
         return graph
 
     def _record(self, compute: Compute, example: Tensor) -> Graph:

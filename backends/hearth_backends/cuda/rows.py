@@ -17,6 +17,8 @@ from hearth_backends.errors import BackendError
 from hearth_backends.kv.contract import BLOCK_TOKENS, Placement
 
 _NOBODY = Placement(-1)
+N_ROWS_ARRAYS, SEATS = 5, 3
+"""Of `HostRows.arrays`: how many there are, and which says where sequences sit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.graphs import Graphs
 from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.pool import KVPool
-from hearth_backends.cuda.rows import HostRows, Rows, StepRows
+from hearth_backends.cuda.rows import N_ROWS_ARRAYS, SEATS, HostRows, Rows, StepRows
+from hearth_backends.cuda.sampler import LOGITS, PlainDraws, drawn
 from hearth_backends.cuda.transfer import as_tensor, to_device, to_device_flat, views
 from hearth_backends.errors import BackendError
 
@@ -45,22 +46,38 @@ class Runner:
     def weights(self) -> Weights:
         return self._decoder.weights
 
-    def run(self, host: HostRows, x: Hidden | None) -> Tensor:
+    def run(self, host: HostRows, x: Hidden | None, kind: str = LOGITS) -> Tensor:
         """Logits [k, n_vocab] of the wanted rows in float32, or hidden states [n, d_model].
 
-        They are overwritten by the next step.
+        They are overwritten by the next step. `kind`: what the first device of a group makes of it.
         """
-        if len(host.changes):
-            self.rows.apply(to_device((host.changes,), self.device)[0])
-        if self._graphs is not None and self._is_whole_decode(host):
-            size = self._graphs.size_for(len(host.tokens))
-            if size is not None:
-                return self._decode(host, size)[: len(host.tokens)]
+        self._change_tables(host)
+        size = self._recorded_size(host)
+        if size is not None:
+            return self._decode(host, size, kind)[: len(host.tokens)]
         return self._mixed(host, x)
 
-    def _is_whole_decode(self, host: HostRows) -> bool:
+    def can_sample(self, host: HostRows) -> bool:
+        """Whether `sample` takes such a step."""
+        return self.weights.head is not None and self._recorded_size(host) is not None
+
+    def sample(self, host: HostRows, draws: PlainDraws) -> Tensor:
+        """One token for each row [n], which is its last sample from now on; overwritten by the next step."""
+        self._change_tables(host)
+        size = self._recorded_size(host)
+        assert size is not None
+        return self._decode(host, size, draws.kind, draws.padded(size))[: len(host.tokens)]
+
+    def _change_tables(self, host: HostRows) -> None:
+        if len(host.changes):
+            self.rows.apply(to_device((host.changes,), self.device)[0])
+
+    def _recorded_size(self, host: HostRows) -> int | None:
+        """Sequences of the recorded step that this one fits into, if one row of each is wanted."""
         is_wanted = self.weights.head is None or len(host.wanted) == len(host.tokens)
-        return host.is_decode and is_wanted
+        if self._graphs is None or not host.is_decode or not is_wanted:
+            return None
+        return self._graphs.size_for(len(host.tokens))
 
     def share_samples(self) -> None:
         """The last samples have changed; alone, there is nobody to tell."""
@@ -104,17 +121,23 @@ class Runner:
             hidden = hidden.pin_memory()
         return hidden.to(self.device.torch, self._dtype, non_blocking=True)
 
-    def _decode(self, host: HostRows, size: int) -> Tensor:
+    def _decode(self, host: HostRows, size: int, kind: str, draws: tuple[I32, ...] = ()) -> Tensor:
         """One row of each sequence, all wanted, in a step of a fixed size."""
         assert self._graphs is not None
-        arrays = host.padded(size, self.rows.null_row).arrays()
+        arrays = (*host.padded(size, self.rows.null_row).arrays(), *draws)
         flat = to_device_flat(arrays, self.device)
-        compute = partial(self._compute_flat, arrays)
-        graph = self._graphs.get(size, compute, flat)
+        compute = partial(self._compute_flat, arrays, kind)
+        graph = self._graphs.get(size, kind, compute, flat, self.rows.last)
         return compute(flat) if graph is None else graph(flat)
 
-    def _compute_flat(self, like: tuple[I32, ...], flat: Tensor) -> Tensor:
-        return self._compute(views(flat, like), self.rows.n_columns, None)
+    def _compute_flat(self, like: tuple[I32, ...], kind: str, flat: Tensor) -> Tensor:
+        parts = views(flat, like)
+        out = self._compute(parts[:N_ROWS_ARRAYS], self.rows.n_columns, None)
+        if kind == LOGITS or self.weights.head is None:
+            return out
+        tokens = drawn(out, parts[N_ROWS_ARRAYS:], self._kernels)
+        self.rows.last.index_copy_(0, parts[SEATS].long(), tokens)
+        return tokens
 
     def _compute(self, parts: tuple[Tensor, ...], n_columns: int, x: Tensor | None) -> Tensor:
         tokens, row_starts, lengths, seats, wanted = parts

@@ -25,16 +25,67 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SPARE = 8  # tokens beyond those asked for, among which equal ones are put in order
 
 
+LOGITS = "logits"
+"""The kind of a step whose samples are drawn outside of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainDraws:
+    """How the k rows of a decode step are drawn where nothing is to be adjusted or told, as integers."""
+
+    arrays: tuple[I32, ...]  # none where every row is an argmax; see `_parameters`
+
+    @property
+    def kind(self) -> str:
+        """Steps of one kind are recorded together."""
+        return "drawn" if self.arrays else "argmax"
+
+    def padded(self, n: int) -> tuple[I32, ...]:
+        """With rows up to n whose draw is nobody's."""
+        return tuple(
+            np.pad(array, ((0, n - len(array)), *((0, 0),) * (array.ndim - 1)))
+            for array in self.arrays
+        )
+
+
+def plain_draws(batch: SamplingBatch) -> PlainDraws | None:
+    """The draws of a batch; None where rows want more than that."""
+    if batch.mask is not None or any(batch.banned) or (batch.targets >= 0).any():
+        return None
+    if any(p.logit_bias or p.penalises or p.n_logprobs is not None for p in batch.params):
+        return None
+    if all(p.temperature == 0.0 for p in batch.params):
+        return PlainDraws(())
+    return PlainDraws(_parameters(batch))
+
+
+def drawn(logits: Tensor, parts: Sequence[Tensor], kernels: Kernels) -> Tensor:
+    """Tokens [k] from logits as they are; `parts` are the arrays of PlainDraws on the device."""
+    return kernels.draw(logits, _draws(parts)) if parts else _argmax(logits)
+
+
+def _parameters(batch: SamplingBatch) -> tuple[I32, ...]:
+    """Temperature, top-p and min-p as bits [k, 3]; top-k [k]; keys [k, 2]."""
+    params = batch.params
+    floats = np.array([(p.temperature, p.top_p, p.min_p) for p in params], np.float32)
+    top_k = np.array([p.top_k for p in params], np.int32)
+    return floats.view(np.int32), top_k, noise_keys([p.seed for p in params], batch.positions)
+
+
+def _draws(parts: Sequence[Tensor]) -> Draws:
+    bits, top_k, keys = parts
+    temperature, top_p, min_p = bits.view(torch.float32).T.contiguous().unbind(0)
+    return Draws(temperature, top_k, top_p, min_p, keys)
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What a step sampled, on the host once its event is done."""
 
     tokens: Tensor  # [k]
-    logprobs: Tensor | None  # [k]
-    best: (
-        tuple[Tensor, Tensor] | None
-    )  # tokens and log-probabilities of the best [k, m], best first
-    n_best: tuple[int | None, ...]  # k; as SamplingParams.n_logprobs
+    logprobs: Tensor | None = None  # [k]
+    best: tuple[Tensor, Tensor] | None = None  # tokens and log-probabilities [k, m], best first
+    n_best: tuple[int | None, ...] = ()  # k; as SamplingParams.n_logprobs
 
     def sampled(self) -> Sampled:
         """As the contract returns it."""
@@ -72,7 +123,8 @@ class Sampler:
         if _is_bare_argmax(batch):
             tokens = _argmax(logits)
         else:
-            tokens = self._kernels.draw(self._adjusted(logits, batch), self._draws(batch))
+            draws = _draws(to_device(_parameters(batch), self._device))
+            tokens = self._kernels.draw(self._adjusted(logits, batch), draws)
         sent_targets, where = to_device((batch.targets, places), self._device)
         tokens = torch.where(sent_targets >= 0, sent_targets, tokens)
         last.index_copy_(0, where.long(), tokens)
@@ -91,17 +143,6 @@ class Sampler:
             return None
         values, ids = raw.topk(min(most + _SPARE, raw.shape[1]), dim=1)
         return to_host(ids.to(torch.int32), self._device), to_host(values, self._device)
-
-    def _draws(self, batch: SamplingBatch) -> Draws:
-        params = batch.params
-        floats = np.array([(p.temperature, p.top_p, p.min_p) for p in params], np.float32)
-        integers = np.array([p.top_k for p in params], np.int32)
-        keys = noise_keys([p.seed for p in params], batch.positions)
-        bits, top_k, sent_keys = to_device(
-            (floats.T.copy().view(np.int32), integers, keys), self._device
-        )
-        temperature, top_p, min_p = bits.view(torch.float32).unbind(0)
-        return Draws(temperature, top_k, top_p, min_p, sent_keys)
 
     # --- step 1: adjust ------------------------------------------------------------------------
 

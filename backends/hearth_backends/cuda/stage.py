@@ -23,7 +23,7 @@ from hearth_backends.base import (
 from hearth_backends.cuda.device import Event
 from hearth_backends.cuda.memory import out_of_memory, useful_threads
 from hearth_backends.cuda.runner import Runner
-from hearth_backends.cuda.sampler import Drawn, Sampler
+from hearth_backends.cuda.sampler import Drawn, Sampler, plain_draws
 from hearth_backends.cuda.transfer import to_host
 from hearth_backends.errors import (
     BackendError,
@@ -156,7 +156,17 @@ class CudaStage(Stage):
 
     def _launch(self, batch: Batch, x: Hidden | None) -> _Step:
         runner = self._runner
-        out = runner.run(runner.rows.prepare(batch), x)
+        host = runner.rows.prepare(batch)
+        draws = None
+        if batch.sampling is not None and runner.can_sample(host):
+            draws = plain_draws(batch.sampling)
+        if draws is not None:
+            tokens = runner.sample(host, draws)
+            runner.rows.remember(batch)
+            runner.share_samples()
+            drawn = Drawn(to_host(tokens, runner.device))
+            return _Step(drawn=drawn, event=runner.device.event())
+        out = runner.run(host, x)
         if not self.spec.head:
             hidden = to_host(out.float(), runner.device)
             return _Step(hidden=hidden, event=runner.device.event())
