@@ -49,9 +49,7 @@ class Case:
     stages: int = 3
     is_product: bool = True  # uses tensor cores, and copies behind them
     archs: tuple[int, ...] = (80, 90, 120)
-    odd: frozenset[str] = field(
-        default=frozenset({"n_seq", "n_rows", "window", "n_blocks", "per_split", "n", "n_steps"})
-    )
+    odd: frozenset[str] = field(default=frozenset({"window"}))
 
 
 def _attention(

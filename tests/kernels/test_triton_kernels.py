@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.triton,
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET=1"),
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:divide by zero encountered in log:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # infinities, of which NumPy warns
 ]
 
 TRITON, PLAIN = TritonKernels(), ReferenceKernels()
@@ -37,7 +37,7 @@ F8 = torch.float8_e4m3fn
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3}
 DTYPES = st.sampled_from([torch.float32, torch.float16])
 SEEDS = st.integers(0, 999)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=12, deadline=None)
 
 
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
@@ -47,14 +47,14 @@ def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
 # --- attention ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(ragged(), DTYPES, st.booleans())
 def test_ragged_rows(case: Ragged, dtype: torch.dtype, in_8_bits: bool) -> None:
     memory = made(case, dtype, F8 if in_8_bits else None)
     assert close(attended(TRITON, case, memory), attended(PLAIN, case, memory), dtype)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(ragged(most=300), DTYPES, st.booleans())
 def test_one_row_of_each_sequence(case: Ragged, dtype: torch.dtype, in_8_bits: bool) -> None:
     memory = made(case, dtype, F8 if in_8_bits else None)
@@ -216,7 +216,7 @@ def test_parts_are_whole_and_none_is_empty(programs: int, steps: int, processors
 # --- drawing -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.sampled_from([77, 5000]),
     st.lists(

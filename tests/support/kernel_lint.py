@@ -42,15 +42,16 @@ def compile_for(
     num_stages: int = 3,
     odd: frozenset[str] = frozenset(),
 ) -> Compiled:
-    """`types` of pointers and floats, the rest are integers; all but `odd` are multiples of 16."""
+    """`types` of pointers and floats, the rest are integers; all are multiples of 16 but `odd` and what a kernel excludes."""
     names = kernel.arg_names
     signature = {
         name: "constexpr" if name in constants else types.get(name, "i32") for name in names
     }
+    excluded = {*odd, *(p.name for p in kernel.params if _is_excluded(p))}
     attrs = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
-        if name not in constants and name not in odd and signature[name] != "fp32"
+        if name not in constants and name not in excluded and signature[name] != "fp32"
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=dict(constants), attrs=attrs)
     made = triton.compile(
@@ -60,6 +61,10 @@ def compile_for(
     )
     registers, stack, local = _usage(made.asm["cubin"])
     return Compiled(registers, stack, local, made.metadata.shared, made.asm["ptx"])
+
+
+def _is_excluded(parameter: Any) -> bool:
+    return bool(parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
 
 
 def _usage(cubin: bytes) -> tuple[int, int, int]:

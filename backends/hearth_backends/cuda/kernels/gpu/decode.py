@@ -41,7 +41,7 @@ def _span(n, split, window, TILE: tl.constexpr, SPLITS: tl.constexpr, HAS_WINDOW
     return low, tl.minimum(low + per_split, last_tile), first
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["lengths", "sinks"])
 def decode(
     q, keys, values, tables, lengths, sinks, out, sums, tops, totals,
     scale, softcap, window, q_stride, table_stride,
@@ -107,7 +107,7 @@ def decode(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lengths", "sinks"])
 def join(
     sums, tops, totals, lengths, sinks, out, window,
     N_HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,

@@ -85,7 +85,7 @@ def _smallest(
     return high
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["temperatures", "top_ks", "top_ps", "min_ps", "keys"])
 def draw_rows(
     logits, temperatures, top_ks, top_ps, min_ps, keys, tokens, gathered, n_vocab, stride, ln_floor,
     GATHERED: tl.constexpr, WIDE: tl.constexpr,

@@ -15,7 +15,7 @@ OUTS = 32
 INPUTS = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_steps", "per_split"])
 def eight_bits_few(
     x, weight, scales, out, n_rows, n_out, n_in, x_stride, n_steps, per_split,
     ROWS: tl.constexpr, OUTS: tl.constexpr, INPUTS: tl.constexpr, IS_WHOLE: tl.constexpr,

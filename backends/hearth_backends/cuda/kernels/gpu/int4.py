@@ -35,7 +35,7 @@ def _numbers(codes, zero, KIND: tl.constexpr):
     return number
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_blocks", "per_split"])
 def int4_few(
     x, words, scales, zeros, out, n_rows, n_out, n_in, x_stride, n_blocks, per_split,
     ROWS: tl.constexpr, OUTS: tl.constexpr, GROUPS: tl.constexpr, HAS_ZEROS: tl.constexpr,

@@ -1,4 +1,9 @@
-"""What launches have in common: shapes as constants, how much a device does at once."""
+"""What launches have in common: shapes as constants, how much a device does at once.
+
+Triton compiles a kernel anew for each kind of argument it has not seen: constants, but also which numbers and
+addresses are multiples of 16. What differs from step to step is therefore excluded from that
+(`do_not_specialize`), and constants that follow from a step's size have few values.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +44,11 @@ class Shape:
 def next_power(n: int) -> int:
     """The smallest power of two that is not less."""
     return 1 << max(0, n - 1).bit_length()
+
+
+def search_steps(n_seq: int) -> int:
+    """Halvings that find one of n_seq sequences; one of two numbers for all that an engine has."""
+    return 4 if n_seq < 16 else max(10, n_seq.bit_length())
 
 
 def precision_of(x: Tensor) -> str:

@@ -35,7 +35,7 @@ def parts_of(n_programs: int, n_steps: int, processors: int) -> Parts:
     return Parts(-(-n_steps // size), size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def join_parts(parts, out, n, size, WIDE: tl.constexpr):
     """Grid (size / WIDE,)."""
     at = tl.program_id(0) * WIDE + tl.arange(0, WIDE)

@@ -17,6 +17,7 @@ from hearth_backends.cuda.kernels.gpu.launch import (
     next_power,
     or_else,
     precision_of,
+    search_steps,
 )
 from hearth_backends.cuda.kernels.gpu.softmax import LOG2E, NOTHING, absorb, scores
 
@@ -61,7 +62,10 @@ def _tiles(
     return acc, top, total
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["n_seq", "table_stride"],
+    do_not_specialize_on_alignment=["row_starts", "lengths", "sinks"],
+)
 def prefill(
     q, keys, values, tables, row_starts, lengths, sinks, out,
     scale, softcap, window, n_seq, q_stride, table_stride,
@@ -134,7 +138,7 @@ def tuning(
     wanted = next_power(-(-n_rows // n_seq) * shape.n_shared)
     is_small = shape.wide * itemsize <= 256
     most = 128 if is_small or warpgroups else 64
-    rows = max(16, next_power(shape.n_shared), min(wanted, most))
+    rows = max(16, next_power(shape.n_shared), most if wanted > 16 else 16)
     return {
         "ROWS": rows,
         "TILE": 64 if is_small and warpgroups else 32,
@@ -165,7 +169,7 @@ def attend(
         q, k_pool, v_pool, block_tables, row_starts, lengths, or_else(sinks, lengths), out,
         scale, softcap or 1.0, window or 0, n_seq, q.stride(0), block_tables.stride(0),
         HEADS=shape.n_kv_heads, SHARED=shape.n_shared, DIM=shape.dim, WIDE=shape.wide,
-        BLOCK=shape.block, TOKENS=tokens, SEARCH_STEPS=n_seq.bit_length(),
+        BLOCK=shape.block, TOKENS=tokens, SEARCH_STEPS=search_steps(n_seq),
         HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, HAS_SINKS=sinks is not None,
         PRECISION=precision_of(q), **tuned,
     )  # fmt: skip

@@ -8,13 +8,25 @@ import triton.language as tl
 from torch import Tensor
 
 from hearth_backends.cuda.kernels.contract import Prepared
+from hearth_backends.cuda.kernels.gpu.launch import search_steps
 from hearth_backends.kv.contract import BLOCK_TOKENS
 
 ROWS = 128
 COLUMNS = 256
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["n_rows", "n_seq", "n_columns"],
+    do_not_specialize_on_alignment=[
+        "tokens",
+        "row_starts",
+        "lengths",
+        "seats",
+        "known",
+        "positions",
+        "slots",
+    ],
+)
 def prepare_rows(
     tokens, row_starts, lengths, seats, tables, last, known, positions, slots, copied,
     n_rows, n_seq, table_stride, n_columns,
@@ -67,6 +79,6 @@ def prepare(
     prepare_rows[(n_seq + triton.cdiv(n_rows, ROWS),)](
         tokens, row_starts, lengths, seats, tables, last, known, positions, slots, copied,
         n_rows, n_seq, tables.stride(0), n_columns,
-        BLOCK=BLOCK_TOKENS, ROWS=ROWS, COLUMNS=COLUMNS, SEARCH_STEPS=n_seq.bit_length(), num_warps=4,
+        BLOCK=BLOCK_TOKENS, ROWS=ROWS, COLUMNS=COLUMNS, SEARCH_STEPS=search_steps(n_seq), num_warps=4,
     )  # fmt: skip
     return Prepared(known, positions, slots, copied)

@@ -17,7 +17,7 @@ def _narrow(x, LARGEST: tl.constexpr):
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions", "slots"])
 def store(
     q, k, v, q_norm, k_norm, cos, sin, positions, slots, k_pool, v_pool,
     eps, q_stride, k_stride, v_stride,
