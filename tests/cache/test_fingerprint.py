@@ -25,6 +25,7 @@ from hearthd.serving.identity import ModelIdentity, identity_of
 from hearthd.serving.principal import Principal
 
 MODEL = identity_of("m", INFO, ModelConfig())
+ADAPTED = msgspec.structs.replace(INFO, adapters={"x": "1" * 64})
 FRAME = wire.Submit(rid=0, sampling=wire.Sampling(seed=7), text="Q", arrived_seconds=1.0)
 
 CHANGES: dict[str, object] = {
@@ -112,11 +113,22 @@ def test_how_it_is_sampled_changes_the_key(field: str) -> None:
         identity_of("m", msgspec.structs.replace(INFO, context=64), ModelConfig()),
         identity_of("m", msgspec.structs.replace(INFO, stages=[]), ModelConfig()),
         identity_of("m", INFO, ModelConfig(kv_dtype="q8_0")),
+        identity_of("m", INFO, ModelConfig(weights="int8")),
         identity_of("m", INFO, ModelConfig(options={"x": 1})),
+        identity_of("m", ADAPTED, ModelConfig(), "x"),
     ],
 )
 def test_another_model_or_another_way_to_compute_it_changes_the_key(other: ModelIdentity) -> None:
     assert key_of(FRAME, model=other).key != key_of(FRAME).key
+
+
+def test_an_adapter_counts_by_its_file_and_not_by_its_name() -> None:
+    again = msgspec.structs.replace(INFO, adapters={"y": "1" * 64})
+    other = msgspec.structs.replace(INFO, adapters={"x": "2" * 64})
+    first = key_of(FRAME, model=identity_of("m", ADAPTED, ModelConfig(), "x"))
+    assert key_of(FRAME, model=identity_of("m", again, ModelConfig(), "y")) == first
+    assert key_of(FRAME, model=identity_of("m", other, ModelConfig(), "x")).key != first.key
+    assert key_of(FRAME, model=identity_of("m", ADAPTED, ModelConfig())) == key_of(FRAME)
 
 
 def test_the_number_and_the_order_of_choices_change_the_key() -> None:

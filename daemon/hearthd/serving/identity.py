@@ -33,8 +33,9 @@ def identity_of(
         info.stages,
         info.context,
         config.kv_dtype,
+        config.weights,
         config.options,
         info.tool_format,
-        None if adapter is None else info.adapters[adapter],
+        None if adapter is None else info.adapters[adapter],  # the digest of its file
     )
     return ModelIdentity(name, info, msgspec.msgpack.encode(numerics))
