@@ -118,15 +118,15 @@ async def test_never_more_lines_than_the_model_has_places(tmp_path: Path) -> Non
             await until(client, batch, "completed")
 
 
-async def test_few_lines_while_somebody_else_uses_the_model(tmp_path: Path) -> None:
+async def test_one_line_while_somebody_else_uses_the_model(tmp_path: Path) -> None:
     gate = Gate(0)
     serving = FakeServing(gate.script)  # of 16 places
     serving.quiet = 0.0
     async with batch_server(tmp_path, serving) as (_, client):
         batch = await submit(client, MANY)
-        await serving.got(2)
+        await serving.got(1)
         await asyncio.sleep(0.1)
-        assert len(serving.submits) == 2
+        assert len(serving.submits) == 1
         serving.quiet = 60.0
         await serving.got(14)
         gate.open()

@@ -24,12 +24,13 @@ YIELD_SECONDS: Final = 5.0
 def seats_of(concurrency: int | None, quiet_seconds: float) -> int:
     """Lines at once for a model that runs so many (None: not known yet). Pure.
 
-    An eighth of its places stays free; and an eighth is all there is while somebody else uses the model.
+    An eighth of its places stays free; and a sixteenth is all there is while somebody else uses the model.
     """
     if concurrency is None:
         return 1
-    few = max(1, concurrency // 8)
-    return few if quiet_seconds < YIELD_SECONDS else max(1, concurrency - few)
+    if quiet_seconds < YIELD_SECONDS:
+        return max(1, concurrency // 16)
+    return max(1, concurrency - max(1, concurrency // 8))
 
 
 def leaves_room(standing: Standing, n_lines: int) -> bool:
