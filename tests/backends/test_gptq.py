@@ -86,7 +86,14 @@ def seen_by(model: LoadedModel, n: int = 64) -> list[dict[str, F32]]:
     return [dict(layer) for layer in looked]
 
 
-@pytest.mark.parametrize("fields", [{}, {"head_dim": 12, "d_ff": 96}, {"architecture": "phi3"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"head_dim": 12, "d_ff": 96},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"architecture": "phi3"}, marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoints_of_any_model(
     fields: dict[str, object], make_gguf: MakeGguf, tmp_path: Path
 ) -> None:

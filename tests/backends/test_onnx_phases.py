@@ -109,6 +109,7 @@ def test_the_estimate_counts_both() -> None:
     assert weights[SPLIT] == weights["int8"] + weights["int4-32"] - looked_up
 
 
+@pytest.mark.slow
 def test_8_bit_keys_and_values_are_shared_too() -> None:
     with opened(
         "onnx", "cpu:0", "builtin:canary", threads=1, kv_dtype="q8_0", weight_kind=SPLIT

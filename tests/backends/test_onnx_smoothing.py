@@ -48,7 +48,13 @@ def divergence(exact: F32, found: F32) -> float:
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"), [("int8", 20.0), ("int8-32", 10.0), ("int4-32", 1.7), ("int4-128", 1.7)]
+    ("kind", "least"),
+    [
+        ("int8", 20.0),
+        pytest.param("int8-32", 10.0, marks=pytest.mark.slow),
+        pytest.param("int4-32", 1.7, marks=pytest.mark.slow),
+        pytest.param("int4-128", 1.7, marks=pytest.mark.slow),
+    ],
 )
 def test_planted_outliers_cost_less_by_a_factor(
     kind: str, least: float, hard: LoadedModel, cache: Path, monkeypatch: pytest.MonkeyPatch

@@ -59,7 +59,11 @@ def quantized(model: LoadedModel, target: Target, out: Path, text: list[int] | N
 
 @pytest.mark.parametrize(
     ("target", "most"),
-    [(Target("int8"), 0.02), (Target("fp8"), 0.2), (Target("int4", group=32), 1.6)],
+    [
+        (Target("int8"), 0.02),
+        pytest.param(Target("fp8"), 0.2, marks=pytest.mark.slow),
+        pytest.param(Target("int4", group=32), 1.6, marks=pytest.mark.slow),
+    ],
     ids=lambda value: getattr(value, "kind", None),
 )
 @pytest.mark.parametrize("name", SOME)

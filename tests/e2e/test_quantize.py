@@ -65,6 +65,7 @@ def test_what_cannot_be_quantized_is_told(tmp_path: Path) -> None:
     assert "--to and -o go together" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "made" / "out"
     command = [
