@@ -62,20 +62,35 @@ def or_else(given: Tensor | None, other: Tensor) -> Tensor:
 
 
 def n_processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a GPU."""
+    """How many programs run at once, if one ran on each multiprocessor."""
     return _PROCESSORS_OF_NOBODY if device.type == "cpu" else _n_processors(device)
 
 
 @cache
 def _n_processors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+    properties = torch.get_device_module(device.type).get_device_properties(device)
+    if device.type == "xpu":
+        return int(properties.gpu_subslice_count)
+    return int(properties.multi_processor_count)
 
 
 def has_warpgroups(device: torch.device) -> bool:
     """Whether products are made by four warps together, as on Hopper and the large Blackwells: with bigger tiles."""
-    return device.type == "cuda" and _capability(device)[0] in (9, 10)
+    return _nvidia_capability(device)[0] in (9, 10)
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether Triton reads 8-bit floats there; NVIDIA's GPUs before Ada have none."""
+    return (
+        device.type != "cuda"
+        or torch.version.hip is not None
+        or _nvidia_capability(device) >= (8, 9)
+    )
 
 
 @cache
-def _capability(device: torch.device) -> tuple[int, int]:
+def _nvidia_capability(device: torch.device) -> tuple[int, int]:
+    """(0, 0) of others: AMD's numbers, which torch gives in the same place, mean something else."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return (0, 0)
     return torch.cuda.get_device_capability(device)
