@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -46,6 +47,11 @@ DISTANCE = {
 """Mean KL of the canary's own words, at most, from those in float32."""
 
 
+def _mostly_slow(names: Iterable[str], *fast: str) -> list[object]:
+    """All but a few, which tell almost as much, are left to `make test`."""
+    return [pytest.param(n, marks=[] if n in fast else [pytest.mark.slow]) for n in names]
+
+
 def distributions(path: Path, weights: str) -> F32:
     model = LoadedModel(Checkpoint(path).spec, NoTokenizer())
     with closing(paged_whole(model, weights)) as runner:
@@ -60,7 +66,7 @@ def on_cpu(weights: str) -> Precision:
     return precision_of(weights, "f32", is_cpu=True, has_bf16=False)
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", _mostly_slow(STORED, "awq 128", "fp8"))
 def test_numbers_of_a_checkpoint_are_taken_over(name: str, tmp_path: Path) -> None:
     path, plain, _ = make_pair(tmp_path, *FORMATS[name])
     model = Checkpoint(path).spec
@@ -87,7 +93,7 @@ def test_blocks_of_a_gguf_file(quant: str, make_gguf: MakeGguf) -> None:
         assert np.abs(in_chunks(ours, TEXT) - in_chunks(exact, TEXT)).max() < SAME
 
 
-@pytest.mark.parametrize("kind", DISTANCE)
+@pytest.mark.parametrize("kind", _mostly_slow(DISTANCE, "int8", "int4-128"))
 def test_how_far_a_kind_is_from_float32(kind: str) -> None:
     model = canary()
     with closing(paged_whole(model)) as runner:

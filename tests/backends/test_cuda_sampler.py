@@ -79,7 +79,7 @@ def situations(draw: st.DrawFn) -> tuple[np.ndarray, SamplingBatch]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(situations())
 def test_it_samples_by_the_written_definition(situation: tuple[np.ndarray, SamplingBatch]) -> None:
     logits, batch = situation

@@ -252,7 +252,7 @@ def _cuda(n_stages: int) -> Subject:
         n_stages=n_stages,
         load={"backend": "cuda", "kv_dtype": "f32", "weights": "fp32", "threads": 1},
         fails_every=_fails_every("blocks", n_stages),
-        is_slow=n_stages == 2,
+        is_slow=True,
         needs="torch",
         refuses={"adapters": "loads no adapters"},
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from hearth_backends.base import DeviceInfo
@@ -49,11 +47,6 @@ class Accelerator:
         self.is_cpu = self.torch.type == "cpu"
 
     @property
-    def kind(self) -> Literal["cpu", "cuda", "other"]:
-        """What kernels are chosen by: AMD's GPUs are called cuda by torch, too."""
-        return {"cpu": "cpu", "cuda": "cuda"}.get(self.torch.type, "other")  # type: ignore[return-value]
-
-    @property
     def has_graphs(self) -> bool:
         """Whether launches can be recorded and replayed."""
         return self.torch.type == "cuda"
@@ -67,8 +60,12 @@ class Accelerator:
 
     @property
     def multiplies_fp8(self) -> bool:
-        """Whether products of 8-bit floats are computed as such, with a scale for each row and column."""
-        return self.torch.type == "cuda" and torch.cuda.get_device_capability(self.torch) >= (9, 0)
+        """Whether products of 8-bit floats are computed as such, with a scale for each row and column.
+
+        AMD's GPUs have 8-bit floats of another kind.
+        """
+        is_nvidia = self.torch.type == "cuda" and torch.version.hip is None
+        return is_nvidia and torch.cuda.get_device_capability(self.torch) >= (9, 0)
 
     def peak_bytes(self) -> int:
         """The most that torch has held of a GPU's memory since `reset_peak`."""

@@ -76,7 +76,7 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear."""
-        if len(x) > FEW_ROWS:
+        if len(x) > FEW_ROWS and _in_steps_of(8, self._weight):
             y = self._rounded(x)
         else:
             y = self._kernels.fp8_linear(x, self._weight, self._scales)
@@ -113,7 +113,7 @@ class Fp8Linear:
         self._scales = scales
         self._bias = bias
         self._kernels = kernels
-        self._rounds = rounds
+        self._rounds = rounds and _in_steps_of(16, weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear."""
@@ -133,6 +133,11 @@ class Fp8Linear:
     @property
     def n_bytes(self) -> int:
         return _n_bytes(self._weight, self._scales, self._bias)
+
+
+def _in_steps_of(n: int, weight: Tensor) -> bool:
+    """Whether the library's products of 8-bit numbers take such a matrix."""
+    return all(size % n == 0 for size in weight.shape)
 
 
 def _n_bytes(*tensors: Tensor | None) -> int:
