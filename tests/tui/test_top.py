@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from rich.text import Text
 from screen_snapshot import check_snapshot, screen_text
+from textual.command import CommandList, CommandPalette
 from textual.pilot import Pilot
 from textual.widgets import Input, RichLog
 from watched_box import NOW, WatchedBox, reading
@@ -22,6 +24,16 @@ from hearth_tui.top.widgets.banner import Banner
 from hearth_tui.top.widgets.live_table import LiveTable
 
 SIZE = (80, 24)
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clocks of the log are those of the reader's place."""
+    with monkeypatch.context() as place:
+        place.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture
@@ -64,17 +76,14 @@ async def shown(pilot: Pilot[None]) -> None:
 # --- what it shows -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pane", PANES)
-async def test_each_pane_as_it_looks(
-    pane: str, box: WatchedBox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TZ", "UTC")
+async def test_each_pane_as_it_looks(box: WatchedBox) -> None:
     app = TopApp(box, read_seconds=60.0)
     async with app.run_test(size=SIZE) as pilot:
         await shown(pilot)
-        await pilot.press(str(PANES.index(pane) + 1))
-        await pilot.pause()
-        check_snapshot(app, f"top-{pane}")
+        for number, pane in enumerate(PANES, 1):
+            await pilot.press(str(number))
+            await pilot.pause()
+            check_snapshot(app, f"top-{pane}")
 
 
 async def test_a_dialog_and_the_help_as_they_look(box: WatchedBox) -> None:
@@ -145,19 +154,17 @@ async def test_details_of_a_model(box: WatchedBox) -> None:
         await until(pilot, lambda: len(pilot.app.screen_stack) == 1)
 
 
-@pytest.mark.parametrize(
-    ("pane", "words"),
-    [("1", "812 tokens"), ("2", "What is the capital of France?"), ("4", "the file ends early")],
-)
-async def test_details_of_what_is_below(box: WatchedBox, pane: str, words: str) -> None:
+async def test_details_of_what_is_below(box: WatchedBox) -> None:
     app = app_of(box)
+    told = {"1": "812 tokens", "2": "What is the capital of France?", "4": "the file ends early"}
     async with app.run_test(size=SIZE) as pilot:
         await shown(pilot)
-        await pilot.press(pane)
-        await pilot.pause()
-        await pilot.press("i")
-        await until(pilot, lambda: isinstance(app.screen, Show))
-        await until(pilot, lambda: words in screen_text(app))
+        for pane, words in told.items():
+            await pilot.press(pane, "i")
+            await until(pilot, lambda: isinstance(app.screen, Show))
+            await until(pilot, lambda: words in screen_text(app))  # noqa: B023
+            await pilot.press("escape")
+            await until(pilot, lambda: len(app.screen_stack) == 1)
 
 
 async def test_a_box_without_batches(box: WatchedBox) -> None:
@@ -178,20 +185,20 @@ async def confirm(pilot: Pilot[None], word: str) -> None:
     await pilot.press("enter")
 
 
-@pytest.mark.parametrize(
-    ("key", "operation"), [("l", "load"), ("u", "unload"), ("d", "drain"), ("p", "unpin")]
-)
-async def test_what_is_done_to_a_model_is_typed_first(
-    box: WatchedBox, key: str, operation: str
-) -> None:
+async def test_what_is_done_to_a_model_is_typed_first(box: WatchedBox) -> None:
     async with app_of(box).run_test(size=SIZE) as pilot:
         await shown(pilot)
-        await pilot.press(key)
+        await pilot.press("u")
         await confirm(pilot, "kitch")
         assert isinstance(pilot.app.screen, Confirm)
         assert box.done == []
-        await confirm(pilot, "kitchen")
-        await until(pilot, lambda: box.done == [("kitchen", operation)])
+        await pilot.press("escape")
+        for key, operation in {"l": "load", "u": "unload", "d": "drain", "p": "unpin"}.items():
+            await until(pilot, lambda: len(pilot.app.screen_stack) == 1)
+            await pilot.press(key)
+            await confirm(pilot, "kitchen")
+            await until(pilot, lambda: box.done[-1:] == [("kitchen", operation)])  # noqa: B023
+        assert len(box.done) == 4
 
 
 async def test_a_model_that_is_not_pinned_is_pinned(box: WatchedBox) -> None:
@@ -200,16 +207,6 @@ async def test_a_model_that_is_not_pinned_is_pinned(box: WatchedBox) -> None:
         await pilot.press("down", "p")
         await confirm(pilot, "org/big")
         await until(pilot, lambda: box.done == [("org/big", "pin")])
-
-
-async def test_leaving_the_dialog_does_nothing(box: WatchedBox) -> None:
-    async with app_of(box).run_test(size=SIZE) as pilot:
-        await shown(pilot)
-        await pilot.press("u")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
-        await pilot.press("escape")
-        await until(pilot, lambda: len(pilot.app.screen_stack) == 1)
-        assert box.done == []
 
 
 async def test_a_request_is_cancelled(box: WatchedBox) -> None:
@@ -255,6 +252,21 @@ async def test_keys_help_and_palette_are_of_one_list(box: WatchedBox) -> None:
         assert len(keys) == len(set(keys))
 
 
+async def test_the_palette_does_it_and_a_dialog_keeps_its_keys(box: WatchedBox) -> None:
+    app = app_of(box)
+    async with app.run_test(size=SIZE) as pilot:
+        await shown(pilot)
+        await pilot.press("question_mark", "u", "1")
+        assert [type(screen) for screen in app.screen_stack[1:]] == [Show]
+        await pilot.press("escape", "ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+        await pilot.press(*"engine")
+        found = app.screen.query_one(CommandList)
+        await until(pilot, lambda: found.option_count == 1 and found.highlighted == 0)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+
+
 # --- a box that is lost --------------------------------------------------------------------------
 
 
@@ -269,6 +281,7 @@ async def test_a_lost_box_is_greyed_until_it_is_back(box: WatchedBox) -> None:
         assert len(words(pilot, "models")) == 3  # what was read last
         box.lost, box.started = None, NOW - 1.0  # another daemon, which counts its lines anew
         await until(pilot, lambda: not body.has_class("-old"))
+        assert "reconnecting" not in banner(pilot)
         await until(pilot, lambda: 0 in box.log_after[1:])
 
 

@@ -68,7 +68,7 @@ class TopApp(App[None]):
     #models { max-height: 7; border-top: solid $primary-darken-1; border-title-color: $text-muted; }
     #panes { height: 1fr; }
     #panes LiveTable { height: 1fr; }
-    #cache-pane, #log { height: 1fr; }
+    #cache, #log { height: 1fr; }
     #log { scrollbar-size: 1 1; overflow-x: hidden; background: transparent; padding: 0 1; }
     #summary { padding: 0 1; }
     """
@@ -86,6 +86,7 @@ class TopApp(App[None]):
         self._n_readings = 0
         self._log_number = 0
         self._by_saved = False
+        self._is_lost = False
         self._asked: set[asyncio.Task[Any]] = set()  # of the box, in threads
         self._banner = Banner(id="banner")
         self._body = Vertical(id="body")
@@ -147,6 +148,7 @@ class TopApp(App[None]):
 
     def _show_lost(self, reason: str, seconds: float) -> None:
         """The last reading stays, greyed."""
+        self._is_lost = True
         self._body.add_class("-old")
         self._banner.show_lost(self._source.name, reason, seconds)
         self._speed = Speed()
@@ -157,7 +159,8 @@ class TopApp(App[None]):
             self._speed = Speed()
         self._remember(top)
         self._body.remove_class("-old")
-        if self._n_readings % SPARKS_EVERY == 0 or before is None:
+        if self._n_readings % SPARKS_EVERY == 0 or before is None or self._is_lost:
+            self._is_lost = False
             self._show_banner(top)
             self._devices.show_devices(top.devices, self._history)
         self._n_readings += 1
@@ -176,8 +179,7 @@ class TopApp(App[None]):
             self._history.add(f"load {device.name}", device.utilization)
 
     def _show_banner(self, top: Top) -> None:
-        banner = self._banner
-        banner.show_box(self._source.name, top, self._history, self._tokens_per_second)
+        self._banner.show_box(self._source.name, top, self._history, self._tokens_per_second)
 
     def _show_pane(self, top: Top) -> None:
         """Only the one that is seen."""
@@ -231,7 +233,11 @@ class TopApp(App[None]):
         yield SystemCommand("Change the colours", "themes", self.action_change_theme)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Operators' actions are greyed out for all others."""
+        """Operators' actions are greyed out for all others; in a dialog, its own keys count."""
+        if len(self.screen_stack) > 1:
+            return action in ("quit", "command_palette") or not any(
+                action == ours.name.partition("(")[0] for ours in ACTIONS
+            )
         if any(action == operation.name for operation in OPERATIONS) and not self._may_act:
             return None
         return True
