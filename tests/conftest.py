@@ -28,6 +28,7 @@ def pytest_configure() -> None:
 
 _ASKED_FOR = {
     "soak": "takes minutes: `pytest -m soak`",
+    "fulldisk": "mounts a file system, as root: `pytest -m fulldisk`",
     "batch5k": "takes minutes: `pytest -m batch5k`",
     "lan": "makes network namespaces, as root: `pytest -m lan`",
     "boot": "boots a system, as root: `make test-boot`",

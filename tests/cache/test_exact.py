@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import random
 import sqlite3
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fake_serving import FakeServing
 
 from hearthd import wire
 from hearthd.cache.answers import Selection
+from hearthd.cache.recording import BadRecording, Recording, pack, unpack
 from hearthd.config.schema import CacheConfig, KeyConfig, ModelCacheConfig
 from hearthd.errors import Forbidden, NotCached, Overloaded
 from hearthd.serving.principal import Principal
@@ -110,6 +113,25 @@ async def test_keys_have_their_own_answers(cached: Cached) -> None:
     assert (await cached.ask("a", principal=ANN))[0] == "HIT"
     assert (await cached.ask("a", principal=BOB))[0] == "MISS"
     assert (await cached.ask("a"))[0] == "MISS"
+
+
+async def test_of_ten_thousand_pairs_of_tenants_none_shares_an_answer(cached: Cached) -> None:
+    """Names of keys are what people write; each tenant asks what all before it have asked."""
+    rng = random.Random(4)
+    shapes = ("{}", "group:{}", "key:{}", "shared:{}", " {} ", "Ä{}", "{}\x00")
+    names = [rng.choice(shapes).format(i) for i in range(102)]
+    told: dict[str, tuple[str, str]] = {}
+    for question in ("a", "b"):
+        rng.shuffle(names)
+        for name in names:
+            result, text = await cached.ask(question, principal=Principal(name))
+            assert result == "MISS"
+            assert told.setdefault(text, (name, question)) == (name, question)
+        await cached.settled()
+    assert len(told) == 2 * len(names)
+    assert 2 * math.comb(len(names), 2) > 10_000
+    for text, (name, question) in rng.sample(list(told.items()), 100):
+        assert await cached.ask(question, principal=Principal(name)) == ("HIT", text)
 
 
 async def test_groups_and_all_keys_share_where_the_configuration_says_so(
@@ -267,6 +289,22 @@ async def test_a_damaged_answer_is_never_served(cached: Cached, tmp_path: Path) 
     assert cached.counts.faults["damaged"] == 1
     await cached.settled()
     assert await cached.ask("a") == ("HIT", "a-2")
+
+
+def test_no_byte_of_an_answer_changes_unseen() -> None:
+    steps = [[(0, wire.Delta(rid=0, text=f"word {i} ", tokens=[i]))] for i in range(40)]
+    key = bytes(range(32))
+    recording = Recording(key, "cmpl-1", 1, steps)
+    packed, n_seen = pack(recording), 0
+    for at in range(len(packed)):
+        damaged = packed[:at] + bytes([packed[at] ^ 1]) + packed[at + 1 :]
+        try:
+            assert unpack(damaged, key) == recording  # a bit of the frame's head that says nothing
+        except BadRecording:
+            n_seen += 1
+    assert n_seen >= len(packed) - 2
+    with pytest.raises(BadRecording, match="another request"):
+        unpack(packed, bytes(32))
 
 
 async def test_a_full_disk_is_told_once_and_fails_nothing(

@@ -100,9 +100,11 @@ def test_other_words_are_measured_and_given_where_that_is_switched_on(
         daemon.until(lambda: counted(daemon, none))
         for question in (OTHER_WORDS, *NEAR_MISSES):
             assert asked(daemon, "shadow", question)[0] == "MISS"
-        for outcome in ("none", "refused-number"):  # and what would have been given, judged
-            line = f'hearth_cache_semantic_total{{model="shadow",outcome="{outcome}"}}'
-            daemon.until(lambda line=line: counted(daemon, line))
+        verdicts = [
+            f'hearth_cache_semantic_total{{model="shadow",outcome="{outcome}"}} 1.0'
+            for outcome in ("same", "alike", "different")
+        ]
+        daemon.until(lambda: any(counted(daemon, line) for line in verdicts))
         for question in NEAR_MISSES:
             assert asked(daemon, "on", question)[0] == "MISS"
         result, similarity, text = asked(daemon, "on", OTHER_WORDS)
