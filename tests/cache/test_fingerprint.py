@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from fake_serving import INFO
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hearthd import wire
@@ -181,6 +181,7 @@ def key_of_body(body: dict[str, Any], partition: str = "key:a") -> bytes:
     return key_of(frame, partition=partition, seeded=asked.seed is not None).key
 
 
+@settings(deadline=None)  # of a machine that does other things too
 @given(BODIES, st.randoms(use_true_random=False))
 def test_neither_the_order_of_fields_nor_defaults_written_out_change_the_key(
     body: dict[str, Any], rng: random.Random
@@ -191,6 +192,7 @@ def test_neither_the_order_of_fields_nor_defaults_written_out_change_the_key(
     assert key_of_body(dict(items)) == key_of_body(body)
 
 
+@settings(deadline=None)  # of a machine that does other things too
 @given(BODIES, BODIES)
 def test_other_requests_have_other_keys(one: dict[str, Any], other: dict[str, Any]) -> None:
     def meaning(body: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,14 @@ async def test_guards_are_counted_by_what_they_saw(shadow: Cached) -> None:
     assert outcomes(shadow) == {"none": 1, "refused-number": 1, "refused-negation": 1}
 
 
+@pytest.mark.parametrize("other", ["2: x", "not 1: x"])
+async def test_on_gives_nothing_where_a_guard_objects(on: Cached, other: str) -> None:
+    words = "aa bb cc dd ee ff gg hh ii jj"
+    await asked(on, f"{words} 1: x")
+    assert (await asked(on, f"{words} {other}"))[0] == "MISS"
+    assert (await asked(on, f"tell me {words} 1: x"))[0] == "HIT"
+
+
 async def test_on_gives_the_answer_and_says_how_near_it_was(on: Cached) -> None:
     assert await asked(on, "capital of norway: oslo") == ("MISS", " oslo")
     question = "tell me the capital of norway: oslo"
