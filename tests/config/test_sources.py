@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hearthd.config import Flags, Loaded, explain, load
+from hearthd.config import Flags, Loaded, ModelConfig, explain, load
 from hearthd.config.paths import default_paths
 from hearthd.errors import ConfigError
 
@@ -164,3 +164,14 @@ def test_default_paths(environ: dict[str, str], uid: int, socket: str, state: st
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         configure(config=str(tmp_path / "absent.toml"))
+
+
+def test_a_table_may_be_empty(tmp_path: Path) -> None:
+    file = tmp_path / "hearthd.toml"
+    file.write_text("[models.canary]\n[models.b]\npath = 'sim:'\n[stop]\n")
+    config = load(Flags(config=str(file)), {}, 0).config
+    assert list(config.models) == ["canary", "b"]
+    assert config.models["canary"] == ModelConfig()
+    file.write_text("[keys.x]\n")
+    with pytest.raises(ConfigError, match=r"hearthd.toml.*keys.x.hash is missing"):
+        load(Flags(config=str(file)), {}, 0)

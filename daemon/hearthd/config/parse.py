@@ -81,22 +81,23 @@ def parse_size(value: object) -> object:
 
 def _section(kind: type[Any], prefix: Key, values: Layer) -> Any:
     """A struct from the values below a prefix."""
-    if prefix in values:
+    if prefix in values and values[prefix].value != {}:  # a table may be empty: [models.canary]
         raise _wrong(values[prefix], prefix, "it must be a table")
     known = typing.get_type_hints(kind, include_extras=True)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     hints = {name: known[field.name] for name, field in fields.items()}
     below = {key: value for key, value in values.items() if key[: len(prefix)] == prefix}
-    for key, value in below.items():
+    inside = {key: value for key, value in below.items() if key != prefix}
+    for key, value in inside.items():
         name = key[len(prefix)]
         if name not in hints:
             raise _unknown(value.source, (*prefix, name), hints)
-    given = dict.fromkeys(key[len(prefix)] for key in below)
+    given = dict.fromkeys(key[len(prefix)] for key in inside)
     for name, field in fields.items():
         if field.required and name not in given:
             raise _missing(prefix, name, below)
     return kind(
-        **{fields[name].name: _field(hints[name], (*prefix, name), below) for name in given}
+        **{fields[name].name: _field(hints[name], (*prefix, name), inside) for name in given}
     )
 
 
