@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,25 @@ def test_a_full_disk_is_told_and_left_clean(
     ):
         written(make_gguf(), Target("int8"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == []
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    make_gguf: MakeGguf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(OutOfMemory, match=r"out: it takes \d+ bytes, and 1000 are free"):
+        written(make_gguf(), Target("int8"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == []
+
+
+def test_a_model_is_not_written_over_itself(make_gguf: MakeGguf, tmp_path: Path) -> None:
+    written(make_gguf(), Target("int8"), tmp_path / "once")
+    from hearth_backends.weights.checkpoint_tokenizer import open_checkpoint
+
+    once = open_checkpoint(str(tmp_path / "once"))
+    with pytest.raises(ModelFileError, match="once is the model itself; name another folder"):
+        write_quantized(once, Target("fp8"), tmp_path / "." / "once", quiet, replace=True)
 
 
 def test_what_a_killed_process_left_is_swept_away(make_gguf: MakeGguf, tmp_path: Path) -> None:

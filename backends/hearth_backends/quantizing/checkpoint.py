@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_backends.base import LoadedModel, Progress
-from hearth_backends.errors import Unsupported
+from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.quantizing import rounding
 from hearth_backends.quantizing.config_json import config_of
 from hearth_backends.quantizing.folder import appearing
@@ -66,7 +66,10 @@ def write_quantized(
         raise Unsupported(f"{spec.name}: models that generate from keys and values are quantized")
     made = plan(spec, target)
     reader = open_reader(spec)
-    with appearing(out, replace=replace) as folder:
+    if spec.path is not None and out.resolve() == spec.path.resolve():
+        raise ModelFileError(f"{out} is the model itself; name another folder")
+    n_bytes = sum(entry.n_bytes for entry in made.entries())
+    with appearing(out, n_bytes, replace=replace) as folder:
         files = _files(model, reader, made)
         for name, data in files.items():
             (folder / name).write_bytes(data)

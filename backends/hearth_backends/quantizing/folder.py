@@ -15,8 +15,8 @@ _PARTIAL = ".partial-"
 
 
 @contextmanager
-def appearing(out: Path, *, replace: bool) -> Iterator[Path]:
-    """A new folder beside `out` to be filled; then it is `out`, and an earlier one is deleted.
+def appearing(out: Path, n_bytes: int, *, replace: bool) -> Iterator[Path]:
+    """A new folder beside `out` to be filled with so much; then it is `out`, and an earlier one is deleted.
 
     Raises ModelFileError where `out` is there and `replace` is not asked for, or where it cannot be
     written, and OutOfMemory where the disk is full; whatever is raised, what was written is deleted.
@@ -29,6 +29,11 @@ def appearing(out: Path, *, replace: bool) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
+        free = shutil.disk_usage(out.parent).free
+        if free < n_bytes:
+            raise OutOfMemory(
+                f"no room on disk for {out}: it takes {n_bytes} bytes, and {free} are free"
+            )
         partial.mkdir()
         yield partial
         _take_place(partial, out)
