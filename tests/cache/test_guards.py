@@ -33,6 +33,8 @@ NEAR_MISSES = [
     ("What does 'affect' mean?", "What does 'effect' mean?", "quote"),
     ('Translate "good day"', 'Translate "good night"', "quote"),
     ("What does os.path.join do?", "What does os.path.split do?", "code"),
+    ("Who founded the city?", "When was the city founded?", "asked"),
+    ("Where was it found?", "Tell me who found it", "asked"),
     ("explain foo(x)", "explain bar(x)", "code"),
     ("What is in /etc/passwd?", "What is in /etc/shadow?", "code"),
     ("Don\u2019t translate this", "Do translate this", "negation"),
@@ -46,6 +48,8 @@ PARAPHRASES = [
     ("Who wrote 'Emma'?", "Please tell me who wrote 'Emma'"),
     ("Recipes without eggs", "Give me recipes without eggs"),
     ("I need a poem about rain", "Write a poem about rain"),
+    ("When did it end?", "In which year did it end?"),
+    ("May rabbits eat carrots?", "Can rabbits eat carrots?"),
 ]
 
 
@@ -66,9 +70,9 @@ def test_the_labelled_pairs_and_what_guards_make_of_them() -> None:
     same = [pair for pair in pairs if pair.same]
     others = [pair for pair in pairs if not pair.same]
     assert len(pairs) >= 400
-    assert min(len(same), len(others)) >= 100
+    assert min(len(same), len(others)) >= 250
     assert sum(differs(pair.a, pair.b) is not None for pair in same) <= len(same) * 0.02
-    assert sum(differs(pair.a, pair.b) is not None for pair in others) >= len(others) * 0.3
+    assert sum(differs(pair.a, pair.b) is not None for pair in others) >= len(others) * 0.25
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

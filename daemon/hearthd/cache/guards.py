@@ -41,12 +41,15 @@ _OPPOSITES: Final = (
     ("inclusive", "exclusive"), ("ascending", "descending"), ("public", "private"), ("same", "different"),
     ("lend", "borrow"), ("parent", "child"), ("push", "pull"), ("love", "hate"), ("inner", "outer"),
 )  # fmt: skip
+_ASKED_FOR: Final = {
+    "who": "who", "whom": "who", "whose": "who", "when": "when", "where": "where", "why": "why",
+}  # fmt: skip
 _STARTERS: Final = frozenset({
     "a", "about", "an", "and", "any", "are", "as", "at", "by", "calculate", "can", "compare",
     "convert", "copy", "could", "count", "create", "define", "describe", "did", "do", "does",
     "explain", "find", "for", "from", "give", "has", "have", "help", "how", "i", "if", "in", "is",
-    "it", "let", "list", "make", "me", "my", "name", "of", "on", "or", "please", "recommend", "say",
-    "should", "show", "so", "spell", "suggest", "summarise", "summarize", "tell", "that", "the",
+    "it", "let", "list", "make", "may", "me", "might", "must", "my", "name", "of", "on", "or", "ought",
+    "please", "recommend", "say", "shall", "should", "show", "so", "spell", "suggest", "summarise", "summarize", "tell", "that", "the",
     "their", "there", "these", "this", "those", "to", "translate", "was", "we", "were", "what",
     "what's", "when", "where", "which", "who", "whose", "why", "will", "with", "would", "write",
     "you", "your",
@@ -64,6 +67,9 @@ def differs(one: str, other: str) -> str | None:
         return "name"
     if _are_opposed(set(words), set(others)):
         return "opposite"
+    asked, asked_there = _asked_for(words), _asked_for(others)
+    if asked and asked_there and asked != asked_there:
+        return "asked"  # "Who founded it?", "When was it founded?"
     if words != others and sorted(words) == sorted(others):
         return "order"  # "dollars to euros", "euros to dollars"
     return None
@@ -92,6 +98,11 @@ def _negations(text: str) -> list[str]:
         for word in words
         if word in _NEGATIONS or word.endswith("n't")
     )
+
+
+def _asked_for(words: list[str]) -> set[str]:
+    """Whether a person, a time, a place or a reason is asked for, where a word of its own says so."""
+    return {_ASKED_FOR[word] for word in words if word in _ASKED_FOR}
 
 
 def _are_opposed(words: set[str], others: set[str]) -> bool:
