@@ -18,12 +18,17 @@ import torch
 from kernel_cases import BLOCK, Ragged, attended, decoded, made, ragged
 from torch import Tensor
 
+from hearth_backends.base import Sampled
+from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.kernels.contract import Draws, Kernels
 from hearth_backends.cuda.kernels.gpu.decode import n_splits
 from hearth_backends.cuda.kernels.gpu.kernels import TritonKernels
 from hearth_backends.cuda.kernels.gpu.parts import parts_of
 from hearth_backends.cuda.kernels.packing import int4_of
 from hearth_backends.cuda.kernels.reference import ReferenceKernels
+from hearth_bench.gpu_model import Maker, Room, open_stage
+from hearth_bench.gpu_steps import Steps, finish
+from hearth_bench.shapes import Shape
 
 pytestmark = [
     pytest.mark.triton,
@@ -256,3 +261,23 @@ def test_rows_without_a_token() -> None:
         torch.ones(3), torch.zeros(3).int(), torch.ones(3), torch.zeros(3), torch.zeros(3, 2).int()
     )
     assert TRITON.draw(logits, draws).tolist() == [-1, -1, 60]
+
+
+# --- together ----------------------------------------------------------------------------------
+
+
+def test_a_stage_says_the_same_with_either() -> None:
+    shape = Shape("tiny", "llama", 2, 64, 4, 2, 96, 130, 256, 1e4, 1e-5, tied=False)
+    room = Room(n_seq=2, n_ctx=64, n_rows=32, kv_tokens=192, kv_dtype=torch.float32)
+    said = []
+    for kernels in (TRITON, PLAIN):
+        torch.manual_seed(2)
+        maker = Maker(shape, Accelerator("cpu:0"), torch.float32, kernels)
+        with torch.inference_mode():
+            stage = open_stage(maker, maker.weights("float", room.n_ctx), room)
+            steps = Steps(stage, 2, 20, 8)
+            batches = [steps.prefill(0, 20), *(steps.decode() for _ in range(4))]
+            found = [finish(stage, stage.submit(batch, None)) for batch in batches]
+        said.append([f.tokens.tolist() for f in found if isinstance(f, Sampled)])
+    assert said[0] == said[1]
+    assert len(said[0]) == 5
