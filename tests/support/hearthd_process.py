@@ -15,6 +15,8 @@ from typing import Any
 
 HEARTHD = [sys.executable, "-m", "hearthd"]
 PATIENCE_SECONDS = 30.0
+COMMAND_SECONDS = 100.0
+"""Of a command that ends by itself; one of them tests every device with every backend."""
 
 
 def hearthd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +26,7 @@ def hearthd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         env={**os.environ, **environ},
-        timeout=PATIENCE_SECONDS,
+        timeout=COMMAND_SECONDS,
     )
 
 
