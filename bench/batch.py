@@ -175,9 +175,9 @@ def figures(rounds: list[Round]) -> list[Figure]:
         for share in ("p50", "p95"):
             without = [getattr(getattr(r.without, name), share) for r in rounds]
             beside = [getattr(getattr(r.beside, name), share) for r in rounds]
-            spreads = spread(without), spread(beside), spread(ratios(beside, without))
-            if spreads[0] and spreads[1] and spreads[2]:
-                found.append(Figure(f"{name.removesuffix('_seconds')} {share}", *spreads))
+            a, b, ratio = spread(without), spread(beside), spread(ratios(beside, without))
+            if a and b and ratio:
+                found.append(Figure(f"{name.removesuffix('_seconds')} {share}", a, b, ratio))
     return found
 
 

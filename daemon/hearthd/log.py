@@ -77,7 +77,9 @@ class TailHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._kept.add(record)
-        except Exception:  # as every handler of `logging`: a record that cannot be shown ends nothing
+        except (
+            Exception
+        ):  # as every handler of `logging`: a record that cannot be shown ends nothing
             self.handleError(record)
 
 

@@ -136,7 +136,11 @@ def test_a_person_is_asked_once(tls_box: TlsBox, boxes: KnownBoxes) -> None:
     asked: list[str] = []
 
     def say(answer: bool) -> bool:
-        context_for(tls_box.url, Wanted(), boxes, lambda text: bool(asked.append(text)) or answer)
+        def ask(text: str) -> bool:
+            asked.append(text)
+            return answer
+
+        context_for(tls_box.url, Wanted(), boxes, ask)
         return True
 
     with pytest.raises(BoxUntrusted, match="is not trusted"):
