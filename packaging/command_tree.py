@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from hearth_tui import cli
-from hearthd import main, quantize
+from hearthd import main, plan, quantize
 
 _DAEMON_WORDS = {
     "config explain": "print each value of the configuration and where it came from",
@@ -15,6 +15,7 @@ _DAEMON_WORDS = {
     "doctor": "find what is wrong with this machine, and what mends it",
     "selftest": "test each device with each backend",
     "calibrate": "test devices, and measure those that passed",
+    "plan": "say where a model would run, and how fast",
     "quantize": "write a model in fewer bits, and compare",
     "version": "print the version",
 }
@@ -33,13 +34,12 @@ class Command:
 def hearthd() -> Command:
     """The daemon; most of its words share its options."""
     bare = argparse.ArgumentParser
+    own = {"quantize": quantize._parser, "plan": plan.parser}
     words = [
         Command(
             f"hearthd {word}",
             does,
-            quantize._parser()
-            if word == "quantize"
-            else bare(prog=f"hearthd {word}", add_help=False),
+            own[word]() if word in own else bare(prog=f"hearthd {word}", add_help=False),
         )
         for word, does in _DAEMON_WORDS.items()
     ]

@@ -30,6 +30,7 @@ words:
   selftest         test each device with each backend, the daemon up or down; exit status 1: one failed
   calibrate        the same, and measure those that passed
   doctor           what commonly goes wrong here, each with what mends it; exit status 1: something does
+  plan             where a model would run here, and how fast (hearthd plan --help)
   quantize         write a model in fewer bits, and compare (hearthd quantize --help)
   version          print the version
 
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hearthd import quantize
 
         return quantize.main(given[1:])
+    if given[:1] == ["plan"]:
+        from hearthd import plan
+
+        return plan.main(given[1:])
     parser = _parser()
     arguments = parser.parse_intermixed_args(given)
     words = tuple(arguments.word)

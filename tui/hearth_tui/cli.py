@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": "find what is wrong with this machine, and what mends it",
     "keys": "give out keys for the box, and take them back",
     "models": "list the models of the box",
+    "plan": "say where a model would run on this machine, and how fast",
     "quantize": "write a model in fewer bits, and say how far that is from it",
     "selftest": "test the devices of this machine",
     "status": "say how the box is doing",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
 from hearth_backends import registry
-from hearth_backends.base import Backend, DeviceInfo, LoadedModel, Support
+from hearth_backends.base import Backend, DeviceInfo, LoadedModel, StageSpec, Support
 from hearth_backends.encoder import EncoderSpec, Task
 from hearth_backends.errors import BackendError, Unsupported
 from hearth_backends.weights.spec import ModelSpec
 from hearthd.engine.encoding.task import choose_encoding
+
+EMBEDDING = "model.embed_tokens.weight"
+ESTIMATED_TOKENS = 4096
+"""Of key-value memory, in the smaller of two estimates."""
 
 
 def probe(paths: list[str]) -> bytes:
@@ -58,7 +63,59 @@ def _model(path: str, backends: dict[str, Backend]) -> dict[str, Any]:
         "layer_bytes": [spec.layer_bytes(i, i + 1) for i in range(spec.n_layers)],
         "outer_bytes": spec.outer_bytes(),
         "support": _support(model, backends),
+        "shape": _shape(spec),
+        "estimates": _estimates(model, backends),
     }
+
+
+def _shape(spec: ModelSpec) -> dict[str, Any]:
+    """What the planner has to know beside the layers' bytes; of the final norm, the head's."""
+    embedding = spec.tensors.get(EMBEDDING)
+    embedding_bytes = embedding.n_bytes if embedding is not None else 0
+    head_bytes = spec.outer_bytes() - (0 if spec.tied_embeddings else embedding_bytes)
+    parameters = [0] * spec.n_layers
+    for tensor in spec.tensors.values():
+        if tensor.layer is not None:
+            parameters[tensor.layer] += math.prod(tensor.shape)
+    return {
+        "layer_parameters": parameters,
+        "embedding_bytes": embedding_bytes,
+        "head_bytes": head_bytes,
+        "head_parameters": spec.n_vocab * spec.d_model,
+        "d_model": spec.d_model,
+        "tied": spec.tied_embeddings,
+    }
+
+
+def _estimates(model: LoadedModel, backends: dict[str, Backend]) -> dict[str, dict[str, Any]]:
+    """By backend and device that support it: bytes of the whole model, and of each token more."""
+    if _task(model.spec) != "generate":
+        return {}
+    return {
+        name: {
+            device.name: _estimate(model.spec, backend, device)
+            for device in backend.devices()
+            if backend.supports(model.spec, device).ok
+        }
+        for name, backend in backends.items()
+        if name in registry.candidates(model)
+    }
+
+
+def _estimate(spec: ModelSpec, backend: Backend, device: DeviceInfo) -> dict[str, Any]:
+    few, many = (backend.estimate(spec, _whole(spec, n * ESTIMATED_TOKENS), device) for n in (1, 2))
+    return {
+        "weights_bytes": few.weights,
+        "kv_bytes_per_token": (many.kv - few.kv) / ESTIMATED_TOKENS,
+        "workspace_bytes": many.workspace,
+    }
+
+
+def _whole(spec: ModelSpec, n_tokens: int) -> StageSpec:
+    return StageSpec(
+        first=0, last=spec.n_layers, embed=True, head=True, n_seq=1, n_ctx=n_tokens, n_rows=512,
+        kv_tokens=n_tokens, kv_dtype="f16", weight_kind="file", threads=1,
+    )  # fmt: skip
 
 
 def _task(spec: ModelSpec) -> Task:

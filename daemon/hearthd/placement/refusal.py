@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -34,9 +35,10 @@ def refusal(request: Request, units: Sequence[Unit], links: Links) -> str:
 def _room(units: Sequence[Unit]) -> str:
     """Budgets by device; what shares its memory with others says so."""
     words = {}
+    pools = Counter(pool for _, pool in {(unit.devices[0], unit.pool) for unit in units})
     for unit in units:
         if len(unit.devices) == 1:
-            shared = f" (shared: {unit.pool})" if unit.pool and unit.pool != unit.name else ""
+            shared = " (shared)" if unit.pool and pools[unit.pool] > 1 else ""
             words[unit.devices[0]] = (
                 f"{format_bytes(unit.budget_bytes)} on {unit.devices[0]}{shared}"
             )
