@@ -19,6 +19,8 @@ from hearthd.errors import InvalidRequest
 
 WINDOW: Final = 64
 """Lines of one batch that are read and not done."""
+_LEAVE_SECONDS: Final = 1.0
+"""For what is answered to reach the disk, when the daemon goes."""
 _LEFTOVERS: Final = 512  # lines without an answer that are told at once
 
 _LEFT: Final[dict[Ending, Fault]] = {
@@ -118,6 +120,7 @@ class Job:
         writer = asyncio.create_task(self._write())
         feeder = asyncio.create_task(self._feed())
         told = asyncio.create_task(self._told.wait())
+        patience_seconds: float | None = None
         try:
             seconds = max(0.0, self.batch.expires - self._shop.clock())
             await asyncio.wait(
@@ -129,12 +132,15 @@ class Job:
             elif self._resting:
                 feeder.cancel()
                 await self._asking.rest()
+        except asyncio.CancelledError:
+            patience_seconds = _LEAVE_SECONDS
+            raise
         finally:
             await _end_both(feeder, told)
             await self._asking.stop()
             if not writer.done():
                 self._records.put_nowait(None)
-                await _wait_for(writer)
+                await _wait_for(writer, patience_seconds)
         writer.result()
         if self._asking.broken is not None:
             raise self._asking.broken
@@ -225,11 +231,11 @@ async def _end_both(feeder: asyncio.Task[None], told: asyncio.Task[bool]) -> Non
     await asyncio.gather(feeder, told, return_exceptions=True)
 
 
-async def _wait_for(task: asyncio.Task[None]) -> None:
-    """Until a task has ended; who is cancelled meanwhile ends it."""
+async def _wait_for(task: asyncio.Task[None], seconds: float | None) -> None:
+    """Until a task has ended, or so long; then, and when its caller is cancelled, it is ended."""
     try:
-        await asyncio.wait({task})
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
