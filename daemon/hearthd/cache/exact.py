@@ -35,6 +35,7 @@ _MOST_PENDING: Final = 256  # answers on their way to the disk
 _TOP: Final = 10
 _EXPIRE_TICKS: Final = 60
 _KEYS: Final = 5000  # read at once: a few milliseconds, for which a lookup may have to wait
+_BETWEEN_KEYS_SECONDS: Final = 0.02  # for those who start, or are served
 
 
 class ExactCache:
@@ -283,6 +284,7 @@ class ExactCache:
                 read += some
                 if not last:
                     break
+                await asyncio.sleep(_BETWEEN_KEYS_SECONDS)
         except StoreError as error:
             self._fault(error)
         else:
