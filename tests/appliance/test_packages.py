@@ -32,7 +32,15 @@ def test_the_manual_names_every_command_and_option(share: Path) -> None:
     }
     for command in COMMANDS:
         assert f'.SS "hearth {command}"' in pages["hearth"]
-    for word in ("config explain", "config check", "selftest", "calibrate", "plan", "quantize", "version"):
+    for word in (
+        "config explain",
+        "config check",
+        "selftest",
+        "calibrate",
+        "plan",
+        "quantize",
+        "version",
+    ):
         assert f'.SS "hearthd {word}"' in pages["hearthd"]
     for option in ("--config", "--model", "--set", "--listen", "--state"):
         assert f"\\fB{option}\\fR" in pages["hearthd"]
