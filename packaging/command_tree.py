@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from hearth_tui import cli
-from hearthd import main, plan, quantize
+from hearthd import main, plan, quantize, simulate
 
 _DAEMON_WORDS = {
     "config explain": "print each value of the configuration and where it came from",
@@ -16,6 +16,7 @@ _DAEMON_WORDS = {
     "selftest": "test each device with each backend",
     "calibrate": "test devices, and measure those that passed",
     "plan": "say where a model would run, and how fast",
+    "simulate": "say what a fleet would do with a trace of requests",
     "quantize": "write a model in fewer bits, and compare",
     "version": "print the version",
 }
@@ -34,7 +35,7 @@ class Command:
 def hearthd() -> Command:
     """The daemon; most of its words share its options."""
     bare = argparse.ArgumentParser
-    own = {"quantize": quantize._parser, "plan": plan.parser}
+    own = {"quantize": quantize._parser, "plan": plan.parser, "simulate": simulate.parser}
     words = [
         Command(
             f"hearthd {word}",

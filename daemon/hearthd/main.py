@@ -31,6 +31,7 @@ words:
   calibrate        the same, and measure those that passed
   doctor           what commonly goes wrong here, each with what mends it; exit status 1: something does
   plan             where a model would run here, and how fast (hearthd plan --help)
+  simulate         what a fleet that is not here would do (hearthd simulate --help)
   quantize         write a model in fewer bits, and compare (hearthd quantize --help)
   version          print the version
 
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hearthd import plan
 
         return plan.main(given[1:])
+    if given[:1] == ["simulate"]:
+        from hearthd import simulate
+
+        return simulate.main(given[1:])
     parser = _parser()
     arguments = parser.parse_intermixed_args(given)
     words = tuple(arguments.word)

@@ -38,6 +38,7 @@ def test_the_manual_names_every_command_and_option(share: Path) -> None:
         "selftest",
         "calibrate",
         "plan",
+        "simulate",
         "quantize",
         "version",
     ):

@@ -32,6 +32,7 @@ COMMANDS = {
     "plan": "say where a model would run on this machine, and how fast",
     "quantize": "write a model in fewer bits, and say how far that is from it",
     "selftest": "test the devices of this machine",
+    "simulate": "say what a fleet of boxes would do with a trace of requests",
     "status": "say how the box is doing",
     "top": "watch the box, and look after its models",
 }
