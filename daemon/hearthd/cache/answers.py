@@ -187,7 +187,8 @@ def listed(connection: Connection, which: Selection, order: Order, limit: int) -
     rows = connection.execute(
         "SELECT a.key, s.partition, s.model, s.digest, a.question, a.created, a.used, a.hits,"
         " a.hits * a.cost_seconds, a.cost_seconds, a.n_prompt, a.n_output, a.n_bytes"
-        f" {_SELECTED} {_ORDERS[order]} LIMIT :limit",
+        # Without a key the order has the index: by keys, all answers would be read and sorted.
+        f" {_SELECTED if which.key else _SELECTED.replace('a.key', '+a.key')} {_ORDERS[order]} LIMIT :limit",
         which.values(limit=limit),
     )
     return [Listed(key.hex(), *rest) for key, *rest in rows]
