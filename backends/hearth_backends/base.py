@@ -312,6 +312,16 @@ class Backend(ABC):
     def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
         """Bytes that `load` will take; pure."""
 
+    def group_support(self, model: ModelSpec, devices: Sequence[DeviceInfo]) -> Support:
+        """Whether `load` shares every layer among these devices, which are several; no with the reason in words."""
+        return Support(False, "it puts a stage on one device; `stages` cut a model into several")
+
+    def estimate_share(
+        self, model: ModelSpec, spec: StageSpec, devices: Sequence[DeviceInfo]
+    ) -> Bytes:
+        """Bytes that `load` will take on each of these devices, one or a group; pure."""
+        return self.estimate(model, spec, devices[0])
+
     @abstractmethod
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
         """A fresh store of the kind this backend's stages need."""

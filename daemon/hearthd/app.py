@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from hearthd import __version__
+from hearthd import __version__, wire
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
@@ -275,7 +275,8 @@ def _watching(
     named = {
         device
         for model in config.models.values()
-        for device in (*model.devices, *(stage.device for stage in model.stages))
+        for place in (*model.devices, *(stage.device for stage in model.stages))
+        for device in wire.device_names(place)
     }
 
     async def watching(_app: web.Application) -> AsyncIterator[None]:

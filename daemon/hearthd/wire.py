@@ -21,7 +21,7 @@ Times are seconds of the system-wide monotonic clock, so both ends may subtract 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -38,11 +38,21 @@ class Frame(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaul
 
 
 class StageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One stage of a forced plan: layers [first, last) of a model on a device."""
+    """One stage of a forced plan: layers [first, last) of a model on a device, or on a group of equal ones."""
 
     backend: str
-    device: str = "cpu:0"
+    device: str = "cpu:0"  # a group: "cuda:0+cuda:1", see `device_names`
     layers: tuple[int, int] | None = None  # None: all
+
+
+def device_names(device: str) -> list[str]:
+    """The devices that a stage's `device` names; several share its layers as one group."""
+    return device.split("+")
+
+
+def group_name(devices: Iterable[str]) -> str:
+    """What `device_names` takes apart."""
+    return "+".join(devices)
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -55,6 +55,16 @@ def test_devices_do_not_draw_on_each_other() -> None:
     assert ledger.can_grant("a", need(5, "gpu:0")).ok
 
 
+def test_what_equal_shares_on_several_devices_may_take() -> None:
+    ledger = Ledger({"cpu": 10, "gpu:0": 5, "gpu:1": 9})
+    assert ledger.free_on_all(["gpu:1"]) == 9
+    assert ledger.free_on_all(["gpu:0", "gpu:1"]) == 10  # the smaller one, twice
+    assert ledger.free_on_all(["cpu:0", "cpu:1"]) == 10  # one memory
+    ledger.grant("a", need(3, "gpu:0"))
+    assert ledger.free_on_all(["gpu:0", "gpu:1"]) == 4
+    assert ledger.free_on_all(["gpu:0", "gpu:2"]) is None
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=40))
 def test_the_sum_of_leases_never_exceeds_the_budget(actions: list[tuple[bool, int]]) -> None:
     ledger = Ledger({"cpu": 100})

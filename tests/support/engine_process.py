@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -16,12 +16,13 @@ F = TypeVar("F", bound=wire.Frame)
 
 
 class EngineProcess:
-    """`python -m hearthd.engine --fd N` on a socket pair; use as a context manager, which ends it."""
+    """`python -m hearthd.engine --fd N`, or another program, on a socket pair; use as a context manager, which ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[str] = ("-m", "hearthd.engine")) -> None:
+        """`program`: what Python runs."""
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(20)
-        command = [sys.executable, "-m", "hearthd.engine", "--fd", str(theirs.fileno())]
+        command = [sys.executable, *program, "--fd", str(theirs.fileno())]
         self.process = subprocess.Popen(
             command, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, text=True
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 
 import psutil
@@ -60,11 +61,25 @@ class CudaBackend(Backend):
 
     def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
         """Weights and key-value memory nearly to the byte, workspace about."""
+        return self.estimate_share(model, spec, (device,))
+
+    def group_support(self, model: ModelSpec, devices: Sequence[DeviceInfo]) -> Support:
+        """Whether they are equal, and the model can be cut into so many shares."""
+        from hearth_backends.cuda.shard import group_support
+
+        return group_support(model, devices)
+
+    def estimate_share(
+        self, model: ModelSpec, spec: StageSpec, devices: Sequence[DeviceInfo]
+    ) -> Bytes:
+        """As `estimate`; of a group what its first device takes, which has the head."""
         from hearth_backends.cuda.memory import estimate_bytes
         from hearth_backends.cuda.opening import precision_on
 
-        is_cpu = device.kind == "cpu"
-        return estimate_bytes(model, spec, precision_on(spec, device.name), is_cpu=is_cpu)
+        first = devices[0]
+        precision = precision_on(spec, first.name)
+        is_cpu = first.kind == "cpu"
+        return estimate_bytes(model, spec, precision, is_cpu=is_cpu, n_devices=len(devices))
 
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
         """Blocks."""

@@ -7,9 +7,10 @@ everybody's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hearth_backends.base import Support
+from hearth_backends.base import DeviceInfo, Support
 from hearth_backends.weights.matrix import Heads, Matrix, Part
 from hearth_backends.weights.spec import ModelSpec
 
@@ -55,3 +56,34 @@ class Shard:
 
 WHOLE = Shard()
 """Of a device that shares with nobody."""
+LIKE = 0.9
+"""Devices whose memories differ by less are equal: drivers keep a little of some cards."""
+
+
+def group_support(model: ModelSpec, devices: Sequence[DeviceInfo]) -> Support:
+    """Whether these devices, several, can share every layer of the model; no with the reason in words."""
+    first, *others = devices
+    names = [device.name for device in devices]
+    if len(set(names)) < len(names):
+        return Support(False, f"a group has each device once, not {', '.join(names)}")
+    for other in others:
+        if not _alike(first, other):
+            return Support(
+                False,
+                f"devices of a group are equal: {first.name} is {_words(first)}, "
+                f"{other.name} {_words(other)}; `stages` cut a model for unequal ones",
+            )
+    return Shard(0, len(devices)).support(model)
+
+
+def _alike(one: DeviceInfo, other: DeviceInfo) -> bool:
+    if (one.kind, one.vendor, one.description) != (other.kind, other.vendor, other.description):
+        return False
+    sizes = sorted((one.total_bytes or 0, other.total_bytes or 0))
+    return sizes[0] >= LIKE * sizes[1]
+
+
+def _words(device: DeviceInfo) -> str:
+    if device.total_bytes is None:
+        return device.description
+    return f"{device.description} with {device.total_bytes / (1 << 30):.1f} GiB"

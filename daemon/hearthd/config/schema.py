@@ -38,10 +38,10 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StageConfig(Section, frozen=True):
-    """One of models.NAME.stages: layers [first, last) on a device."""
+    """One of models.NAME.stages: layers [first, last) on a device, or on a group of equal ones."""
 
     backend: str
-    device: str = "cpu:0"
+    device: str = "cpu:0"  # a group: "cuda:0+cuda:1"
     layers: tuple[int, int] | None = None  # unset: all
 
 
@@ -70,7 +70,7 @@ class ModelConfig(Section, frozen=True):
 
     path: str = BUILTIN_MODEL  # a file, "canary" for the built-in model, or "sim:..."
     backend: str | None = None  # unset: the best that reads the file
-    devices: Annotated[tuple[str, ...], Meta(min_length=1)] = ("cpu:0",)
+    devices: Annotated[tuple[str, ...], Meta(min_length=1)] = ("cpu:0",)  # several: one group
     context: Count | None = None  # tokens of one sequence; unset: what memory holds
     concurrency: Count = 16  # sequences at once
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device

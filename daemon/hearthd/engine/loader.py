@@ -23,6 +23,7 @@ from hearth_backends.base import (
 from hearth_backends.errors import Unsupported
 from hearth_backends.kv.contract import KVStore
 from hearth_backends.kv.joint import JointStore
+from hearth_backends.weights.spec import ModelSpec
 from hearthd import wire
 from hearthd.engine import tool_format
 from hearthd.engine.core import EngineCore
@@ -34,6 +35,7 @@ from hearthd.engine.drafting.opening import (
     open_model,
 )
 from hearthd.engine.pipeline import Pipeline
+from hearthd.engine.places import check_one_group, place_of
 from hearthd.engine.prefixes.opening import open_tiers, ram_bytes
 from hearthd.engine.quarantine import best_backend, check_quarantine
 from hearthd.engine.scheduler import Scheduler
@@ -50,9 +52,23 @@ class PlannedStage:
     """One stage before it is loaded."""
 
     backend: Backend
-    device: DeviceInfo
+    devices: tuple[DeviceInfo, ...]  # several: a group, which shares every layer
     spec: StageSpec
     config: wire.StageConfig
+
+    @property
+    def device(self) -> DeviceInfo:
+        """The first."""
+        return self.devices[0]
+
+    def share(self, model: ModelSpec) -> Bytes:
+        """What it takes on each of its devices."""
+        return self.backend.estimate_share(model, self.spec, self.devices)
+
+    def need(self, model: ModelSpec) -> Bytes:
+        """What it takes on all of its devices together."""
+        share, n = self.share(model), len(self.devices)
+        return Bytes(n * share.weights, n * share.kv, n * share.workspace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +93,14 @@ class LoadPlan:
         """What each device has to give."""
         totals: dict[str, Bytes] = {}
         for stage in self.stages:
-            need = stage.backend.estimate(self.model.spec, stage.spec, stage.device)
-            have = totals.get(stage.device.name, Bytes(0, 0, 0))
-            totals[stage.device.name] = Bytes(
-                have.weights + need.weights + self.adapter_bytes,
-                have.kv + need.kv,
-                have.workspace + need.workspace,
-            )
+            need = stage.share(self.model.spec)
+            for device in stage.devices:
+                have = totals.get(device.name, Bytes(0, 0, 0))
+                totals[device.name] = Bytes(
+                    have.weights + need.weights + self.adapter_bytes,
+                    have.kv + need.kv,
+                    have.workspace + need.workspace,
+                )
         if self.prefix_ram_bytes:
             host = next((s.device.name for s in self.stages if s.device.kind == "cpu"), HOST)
             have = totals.get(host, Bytes(0, 0, 0))
@@ -133,7 +150,8 @@ def plan_load(load: wire.Load, model: LoadedModel | None = None) -> LoadPlan:
     if small is not None:
         own_room = draft_room(room, small[1])
         draft = LoadPlan(small[1], _stages(*small, own_room), own_room, load.concurrency)
-    needs = [stage.backend.estimate(model.spec, stage.spec, stage.device) for stage in stages]
+    check_one_group([stage.config for stage in (*stages, *(draft.stages if draft else ()))])
+    needs = [stage.need(model.spec) for stage in stages]
     spare_bytes = None
     if load.budget_bytes is not None:
         spare_bytes = load.budget_bytes - sum(need.total for need in needs) - adapter_bytes
@@ -162,24 +180,23 @@ def execute_load(
     """
     plans = [plan] if plan.draft is None else [plan, plan.draft]
     parts = [
-        (each, stage, lease)
+        (each, stage, tuple(leases[device.name] for device in stage.devices))
         for each, leases in [(each, _leases(each, grant)) for each in plans]
         for stage in each.stages
-        for lease in [leases[stage.device.name]]
     ]
     stages: list[Stage] = []
     try:
-        for i, (each, stage, lease) in enumerate(parts):
+        for i, (each, stage, leased) in enumerate(parts):
             stages.append(
                 stage.backend.load(
                     each.model.spec,
                     stage.spec,
-                    (stage.device,),
-                    (lease,),
+                    stage.devices,
+                    leased,
                     _part_of(progress, i, len(parts)),
                 )
             )
-            load_adapters(stages[-1], each, lease)
+            load_adapters(stages[-1], each, leased[0])
         n_own = len(plan.stages)
         return assemble(plan, stages[:n_own], load, draft_stages=stages[n_own:])
     except BaseException:
@@ -303,18 +320,17 @@ def _stages(load: wire.Load, model: LoadedModel, room: Room) -> tuple[PlannedSta
     """Every stage in that room; raises Unsupported."""
     configs = _stage_configs(load, model)
     for config in configs:
-        check_quarantine(load, config.backend, config.device)
-    parts = [_device_of(config, model) for config in configs]
+        for device in wire.device_names(config.device):
+            check_quarantine(load, config.backend, device)
+    parts = [place_of(config, model.spec) for config in configs]
     return tuple(
-        PlannedStage(backend, device, _spec(load, model, configs, i, room), config)
-        for i, (config, (backend, device)) in enumerate(zip(configs, parts, strict=True))
+        PlannedStage(backend, devices, _spec(load, model, configs, i, room), config)
+        for i, (config, (backend, devices)) in enumerate(zip(configs, parts, strict=True))
     )
 
 
 def _n_bytes(model: LoadedModel, stages: Sequence[PlannedStage]) -> int:
-    return sum(
-        stage.backend.estimate(model.spec, stage.spec, stage.device).total for stage in stages
-    )
+    return sum(stage.need(model.spec).total for stage in stages)
 
 
 def _stage_configs(load: wire.Load, model: LoadedModel) -> list[wire.StageConfig]:
@@ -338,25 +354,12 @@ def _stage_configs(load: wire.Load, model: LoadedModel) -> list[wire.StageConfig
     return load.stages
 
 
-def _device_of(config: wire.StageConfig, model: LoadedModel) -> tuple[Backend, DeviceInfo]:
-    backend = registry.backend(config.backend)
-    devices = {device.name: device for device in backend.devices()}
-    if config.device not in devices:
-        raise Unsupported(
-            f"backend {config.backend} has no device {config.device!r}; it has {', '.join(devices)}"
-        )
-    device = devices[config.device]
-    support = backend.supports(model.spec, device)
-    if not support.ok:
-        raise Unsupported(f"backend {config.backend} on {device.name}: {support.reason}")
-    return backend, device
-
-
 def _spec(
     load: wire.Load, model: LoadedModel, configs: Sequence[wire.StageConfig], i: int, room: Room
 ) -> StageSpec:
     first, last = configs[i].layers or (0, model.spec.n_layers)
-    n_sharing = sum(config.device == configs[i].device for config in configs)
+    own = set(wire.device_names(configs[i].device))
+    n_sharing = sum(not own.isdisjoint(wire.device_names(config.device)) for config in configs)
     cores = load.threads or psutil.cpu_count(logical=False) or 1
     return StageSpec(
         first=first,

@@ -13,7 +13,8 @@ def best_backend(load: wire.Load, model: LoadedModel) -> str:
     if load.backend is not None:
         return load.backend
     names = registry.candidates(model, load.device)
-    sound = [name for name in names if _key(name, load.device) not in load.quarantined]
+    devices = wire.device_names(load.device)
+    sound = [n for n in names if not any(_key(n, device) in load.quarantined for device in devices)]
     return (sound or names)[0]
 
 

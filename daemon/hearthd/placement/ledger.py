@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hearthd.errors import InsufficientMemory
@@ -93,6 +94,18 @@ class Ledger:
         if budget is None:
             return None
         return budget - sum(lease.need.total_bytes for lease in self._on(device))
+
+    def free_on_all(self, devices: Sequence[str]) -> int | None:
+        """What equal shares on these devices may take together; None where a budget is not known."""
+        names = dict.fromkeys(devices)
+        sharing = Counter(self._pool_of(name) for name in names)
+        shares = []
+        for name in names:
+            free = self.free_bytes(name)
+            if free is None:
+                return None
+            shares.append(free // sharing[self._pool_of(name)])
+        return len(shares) * min(shares)
 
     def held(self, device: str) -> dict[str, int]:
         """Bytes leased on a device by holder; what draws on the same pool counts on its own device only."""

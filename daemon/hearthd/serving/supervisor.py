@@ -152,7 +152,7 @@ class Supervisor:
         return self._stopping or replica.retired
 
     def _process(self, replica: Replica, revision: Revision, progress: Progress) -> EngineProcess:
-        free_bytes = self._ledger.free_bytes(revision.config.devices[0])
+        free_bytes = self._ledger.free_on_all(revision.config.devices)
         folders = self.options.prefix_folders
         folder = None if folders is None else folders.of(replica.model)
         load = self._with_hardware(revision.load_frame(replica.model, free_bytes, folder))

@@ -158,6 +158,8 @@ def _place(load: wire.Load, model: LoadedModel) -> tuple[Backend, DeviceInfo]:
         if len(load.stages) > 1 or only.layers not in (None, (0, model.spec.n_layers)):
             raise Unsupported("a model that encodes runs whole, on one device: stages cut it")
         name, wanted = only.backend, only.device
+    if len(wire.device_names(wanted)) > 1:
+        raise Unsupported(f"a model that encodes runs whole, on one device, not on {wanted}")
     check_quarantine(load, name, wanted)
     backend = registry.backend(name)
     devices = {device.name: device for device in backend.devices()}
