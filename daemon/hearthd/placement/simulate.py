@@ -117,6 +117,7 @@ class Simulation:
         self._plans: dict[
             tuple[int, frozenset[str]], Plan | None
         ] = {}  # equal boxes are one object
+        self._plans_in_use: dict[int, Plan | None] = {}
         for box in range(len(fleet.boxes)):
             self._set_up(box)
 
@@ -141,13 +142,7 @@ class Simulation:
 
     def _set_up(self, box: int) -> None:
         """Plan anew on what a box has now."""
-        gone = self._gone[box]
-        key = (id(self._fleet.boxes[box]), frozenset(gone))
-        if key not in self._plans:
-            units = [u for u in self._fleet.boxes[box] if not gone & set(u.devices)]
-            found = best_plan(self._fleet.request, units, self._fleet.links) if units else None
-            self._plans[key] = found
-        plan = self._plans[key]
+        plan = self._plans_in_use[box] = self._plan_of(box)
         for replica in () if plan is None else plan.replicas:
             n = min(len(replica.stages), replica.demand.concurrency)
             seats = -(-replica.demand.concurrency // n)
@@ -163,20 +158,43 @@ class Simulation:
                 )
             )
 
+    def _plan_of(self, box: int) -> Plan | None:
+        """The best on what a box has now; the same object for the same devices."""
+        gone = self._gone[box]
+        key = (id(self._fleet.boxes[box]), frozenset(gone))
+        if key not in self._plans:
+            units = [u for u in self._fleet.boxes[box] if not gone & set(u.devices)]
+            found = best_plan(self._fleet.request, units, self._fleet.links) if units else None
+            self._plans[key] = found
+        return self._plans[key]
+
     def _lose(self, failure: Failure) -> None:
         """Requests go on elsewhere, with what they have said already as part of their prompts."""
         self._gone[failure.box].add(failure.device)
-        self._take_down(failure.box)
-        self._at(self._now + self._fleet.replan_seconds, lambda: self._again(failure.box))
         if math.isfinite(failure.for_seconds):
             self._at(self._now + failure.for_seconds, lambda: self._come_back(failure))
+        if not self._is_used(failure):
+            return
+        self._take_down(failure.box)
+        self._at(self._now + self._fleet.replan_seconds, lambda: self._again(failure.box))
 
     def _come_back(self, failure: Failure) -> None:
-        self._gone[failure.box].discard(failure.device)
-        self._take_down(failure.box)
-        self._again(failure.box)
+        box = failure.box
+        self._gone[box].discard(failure.device)
+        if self._plan_of(box) is not self._plans_in_use.get(box):
+            self._take_down(box)
+            self._again(box)
+
+    def _is_used(self, failure: Failure) -> bool:
+        return any(
+            failure.device in stage.unit.devices
+            for pipeline in self._pipelines
+            if pipeline.box == failure.box
+            for stage in pipeline.replica.stages
+        )
 
     def _take_down(self, box: int) -> None:
+        self._plans_in_use.pop(box, None)
         for pipeline in self._pipelines:
             if pipeline.box != box:
                 continue
