@@ -10,7 +10,7 @@ import msgspec
 
 from hearthd.config.parse import parse_size
 from hearthd.errors import InvalidRequest
-from hearthd.hardware.checks import Calibration, PairReport
+from hearthd.hardware.checks import Calibration, PairReport, is_reliable
 from hearthd.hardware.device import Device
 from hearthd.hardware.memory import less_reserve
 from hearthd.placement.cost import Link, Links, ModelShape, Unit
@@ -129,6 +129,8 @@ def _unit(
         (1, bytes_per_second * ASSUMED_FLOPS_PER_BYTE[device.kind]),
     )
     found = None if report is None else report.calibration
+    if not is_reliable(found):
+        found = None  # others ran meanwhile: what is assumed is nearer
     if found is not None:
         bytes_per_second, flops = found.weights_bytes_per_second, _flops(found)
     return Unit(
