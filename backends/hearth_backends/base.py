@@ -213,6 +213,13 @@ class Stage(ABC):
         for recall in batch.recalls:
             self.restore(batch.placements[recall.group], recall.blobs[0], recall.n_tokens)
 
+    def idle(self) -> bool:
+        """Do a bit of what can be done at leisure, with no step under way; whether there is more.
+
+        Raises what `submit` raises; what could not be done is not owed.
+        """
+        return False
+
     def state_kind(self) -> str:
         """What exported states are of: stages that say the same take each other's."""
         from hearth_backends.errors import Unsupported

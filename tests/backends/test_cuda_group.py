@@ -15,6 +15,7 @@ from hearth_backends.registry import open_model
 
 pytest.importorskip("torch")
 pytest.importorskip("llama_cpp")
+import torch
 from cuda_runner import CUDA, N_CTX, PagedRunner, in_chunks, place
 
 from hearth_backends.cuda.shard import Shard
@@ -51,10 +52,20 @@ def test_two_compute_what_one_does(model: LoadedModel) -> None:
     with closing(GroupRunner(model, spec)) as two:
         assert np.abs(in_chunks(two, TEXT) - expected).max() < 1e-4
         assert two.greedy(1, TEXT[:20], 8) == output
+        _check_leisure(two)
         _check_samples_stay_on_devices(two, output)
         _check_states(two)
         with pytest.raises(Unsupported, match="not two"):
             GroupRunner(model, spec)
+
+
+def _check_leisure(two: PagedRunner) -> None:
+    """Steps of nobody are computed by both devices; what comes after is as it was."""
+    (stage,) = two.stages
+    assert isinstance(stage, CudaStage)
+    two.step(Rows(0, [5]), Rows(3, [6]))
+    with torch.inference_mode():
+        assert [stage._runner.rehearse() for _ in range(2)] == [True, False]
 
 
 def _check_samples_stay_on_devices(two: PagedRunner, output: list[int]) -> None:

@@ -43,6 +43,7 @@ from hearth_backends.cuda import graphs, opening
 from hearth_backends.cuda.decoder import Decoder
 from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.pool import KVPool
+from hearth_backends.cuda.stage import CudaStage
 from hearthd import wire
 
 PROMPT = list(b"hello there, how are you")
@@ -110,6 +111,40 @@ def test_recorded_steps_sample_what_others_do(
             results.append(_sampled(runner, params, n_steps=6))
     assert results[0] == results[1] == results[2]
     assert len(set(results[0][0])) > 1
+
+
+@pytest.mark.parametrize(("temperature", "kind"), [(0.0, "argmax"), (0.9, "drawn")])
+def test_what_came_up_is_recorded_at_leisure(temperature: float, kind: str) -> None:
+    """One use and two steps of nobody; what follows is as without them."""
+    params = [SamplingParams(temperature, seed=i) for i in range(3)]
+    results = []
+    for rehearses in (False, True):
+        with closing(paged_whole(canary())) as runner:
+            (stage,) = runner.stages
+            assert isinstance(stage, CudaStage)
+            assert not stage.idle()  # the processor records nothing
+            inner = stage._runner
+            with torch.inference_mode():
+                assert not inner.rehearse()
+            tokens = _sampled(runner, params, n_steps=2)
+            if rehearses:
+                assert inner._graphs is not None
+                assert inner._graphs.unrecorded() == (4, kind)
+                with torch.inference_mode():
+                    assert [inner.rehearse() for _ in range(3)] == [True, False, False]
+            results.append([tokens, _continued(runner, params)])
+    assert results[0] == results[1]
+
+
+def _continued(runner: PagedRunner, params: list[SamplingParams]) -> list[int]:
+    """The next tokens of three rows, from what is on the device."""
+    (stage,) = runner.stages
+    batch = runner.batch([Rows(row, [-1]) for row in range(3)])
+    assert batch.sampling is not None
+    batch = replace(batch, sampling=replace(batch.sampling, params=tuple(params)))
+    result = stage.poll(stage.submit(batch, None))
+    assert isinstance(result, Sampled)
+    return [int(token) for token in result.tokens]
 
 
 def _sampled(

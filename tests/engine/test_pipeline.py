@@ -22,8 +22,13 @@ class Listening(Stage):
         self.batches: list[Batch] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.n_idle, self.most_idle = 0, 1
         self._head = head
         self._fails = fails
+
+    def idle(self) -> bool:
+        self.n_idle += 1
+        return self.n_idle < self.most_idle
 
     def submit(self, batch: Batch, x: Hidden | None) -> Handle:
         self.gate.wait()
@@ -114,3 +119,13 @@ def test_a_pipeline_can_do_what_all_its_stages_can() -> None:
     assert caps == Capabilities(
         mixed=False, max_prefill_seqs=1, max_wants=8, async_depth=0, rollback="checkpoint"
     )
+
+
+def test_every_stage_gets_leisure_until_none_wants_it() -> None:
+    stages = [Listening(head=False), Listening(head=True)]
+    stages[1].most_idle = 3
+    with Pipeline(stages) as pipeline:
+        assert [pipeline.idle() for _ in range(3)] == [True, True, False]
+        assert [stage.n_idle for stage in stages] == [3, 3]
+    with Pipeline(stages[1:]) as pipeline:
+        assert not pipeline.idle()

@@ -258,3 +258,42 @@ def test_a_killed_engine_closes_its_end(engine: EngineProcess) -> None:
     steps = [frame for frame in engine.rest() if isinstance(frame, wire.Step)]
     assert len(steps) == 3
     assert engine.exit_status() == -signal.SIGKILL
+
+
+# --- idle time -----------------------------------------------------------------------------------
+
+LEISURELY = """
+import sys
+from hearth_backends.errors import CapacityError
+from hearth_backends.sim.stage import SimStage
+from hearthd.engine.__main__ import main
+
+times = []
+
+def idle(self):
+    times.append(len(times) + 1)
+    print("at leisure", times[-1], file=sys.stderr, flush=True)
+    if times[-1] == 2:
+        raise CapacityError("there is no room")
+    return times[-1] < 2
+
+SimStage.idle = idle
+sys.exit(main())
+"""
+"""An engine whose stage has two things to do at leisure, of which the second fails."""
+
+
+def test_a_stage_gets_leisure_after_work_and_may_fail_at_it() -> None:
+    with EngineProcess(["-c", LEISURELY]) as engine:
+        engine.load(ECHO)
+        for rid, times in ((1, ["1", "2"]), (2, ["3"])):
+            engine.send(wire.Submit(rid=rid, sampling=GREEDY, text="work\n", max_tokens=20))
+            assert text_of(engine.deltas_until_finish(rid)) == "work"
+            assert engine.process.stderr is not None
+            told = (line.split() for line in engine.process.stderr)
+            assert [
+                next(words[-1] for words in told if "leisure" in words and words[0] == "at")
+                for _ in times
+            ] == times
+        engine.send(wire.Stop())
+        assert engine.process.wait(10) == 0

@@ -98,6 +98,10 @@ class Graphs:
             kept.copy_(before)
         return graph
 
+    def unrecorded(self) -> tuple[int, str] | None:
+        """A size and kind that has come up and is not recorded yet; None where there is none."""
+        return next((key for key in self._uses if key not in self._made), None)
+
     def _record(self, compute: Compute, example: Tensor) -> Graph:
         if not self._device.has_graphs:
             return NullGraph(compute, example)

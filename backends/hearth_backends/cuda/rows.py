@@ -66,6 +66,18 @@ class HostRows:
         return self.tokens, self.row_starts, self.lengths, self.seats, self.wanted
 
 
+def nobodys_step(n: int, null_row: int) -> HostRows:
+    """A decode step of n sequences that are nobody's: each writes one token to the null block."""
+    return HostRows(
+        tokens=np.zeros(n, np.int32),
+        row_starts=np.arange(n + 1, dtype=np.int32),
+        lengths=np.ones(n, np.int32),
+        seats=np.full(n, null_row, np.int32),
+        wanted=np.arange(n, dtype=np.int32),
+        changes=np.zeros((0, 3), np.int32),
+    )
+
+
 class Rows:
     """The persistent rows of a stage: block tables and last samples, and what the host knows of them."""
 

@@ -14,8 +14,15 @@ from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.graphs import Graphs
 from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.pool import KVPool
-from hearth_backends.cuda.rows import N_ROWS_ARRAYS, SEATS, HostRows, Rows, StepRows
-from hearth_backends.cuda.sampler import LOGITS, PlainDraws, drawn
+from hearth_backends.cuda.rows import (
+    N_ROWS_ARRAYS,
+    SEATS,
+    HostRows,
+    Rows,
+    StepRows,
+    nobodys_step,
+)
+from hearth_backends.cuda.sampler import LOGITS, PlainDraws, drawn, nobodys_draws
 from hearth_backends.cuda.transfer import as_tensor, to_device, to_device_flat, views
 from hearth_backends.errors import BackendError
 
@@ -78,6 +85,21 @@ class Runner:
         if self._graphs is None or not host.is_decode or not is_wanted:
             return None
         return self._graphs.size_for(len(host.tokens))
+
+    def rehearse(self) -> bool:
+        """Compute a step of nobody, of a size and kind that is to be recorded; whether there is more to record.
+
+        As any step it counts as a use, so that a few of them record it, on all devices of a group alike.
+        """
+        key = None if self._graphs is None else self._graphs.unrecorded()
+        if self._graphs is None or key is None:
+            return False
+        size, kind = key
+        if kind == LOGITS:
+            self.run(nobodys_step(size, self.rows.null_row), None)
+        else:
+            self.sample(nobodys_step(size, self.rows.null_row), nobodys_draws(kind, size))
+        return self._graphs.unrecorded() is not None
 
     def share_samples(self) -> None:
         """The last samples have changed; alone, there is nobody to tell."""

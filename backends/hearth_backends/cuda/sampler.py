@@ -59,6 +59,14 @@ def plain_draws(batch: SamplingBatch) -> PlainDraws | None:
     return PlainDraws(_parameters(batch))
 
 
+def nobodys_draws(kind: str, n: int) -> PlainDraws:
+    """Of n rows that are nobody's, in a step of that kind."""
+    nothing = PlainDraws(())
+    if kind == nothing.kind:
+        return nothing
+    return PlainDraws(tuple(np.zeros((n, *shape), np.int32) for shape in ((3,), (), (2,))))
+
+
 def drawn(logits: Tensor, parts: Sequence[Tensor], kernels: Kernels) -> Tensor:
     """Tokens [k] from logits as they are; `parts` are the arrays of PlainDraws on the device."""
     return kernels.draw(logits, _draws(parts)) if parts else _argmax(logits)

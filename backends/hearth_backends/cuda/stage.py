@@ -96,6 +96,14 @@ class CudaStage(Stage):
             return hidden
         return _NOTHING if handle.drawn is None else handle.drawn.sampled()
 
+    def idle(self) -> bool:
+        """Record a step of a size that has come up; on the processor there is nothing to record."""
+        if not self._runner.device.has_graphs:
+            return False
+        self._runner.device.use(self._n_threads)
+        with self._recovering(), torch.inference_mode():
+            return self._runner.rehearse()
+
     def export(self, placement: Placement, n_tokens: int) -> bytes:
         """The first tokens of a block table, or of the row that sits there."""
         self._check_blocks(placement, n_tokens)

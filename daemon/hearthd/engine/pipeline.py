@@ -98,6 +98,14 @@ class Pipeline:
         ticket.handle = None
         return _sampled(result)
 
+    def idle(self) -> bool:
+        """Let every stage do a bit of what can be done at leisure; whether there is more. See `Stage.idle`."""
+        if not self._workers:
+            return self.stages[0].idle()
+        bits = [w.submit(s.idle) for w, s in zip(self._workers, self.stages, strict=True)]
+        wants = [bit.result() for bit in bits]
+        return any(wants)
+
     def export(self, placements: Sequence[Placement], n_tokens: int) -> tuple[bytes, ...]:
         """What each stage holds of a sequence, after the steps in flight; raises StepError."""
         if not self._workers:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from hearth_backends import registry
-from hearth_backends.errors import BackendError
+from hearth_backends.errors import BackendError, CapacityError, StepError
 from hearthd import wire
 from hearthd.engine.core import EngineCore
 from hearthd.engine.drafting.drafter import DraftReport
@@ -167,6 +167,7 @@ class Worker(EngineLoop[Arrival | Fetched]):
         self._intake = intake
         self._kv_tokens_free = core.store.free_tokens()  # after the last step; the beat reads it
         self._save_seconds = 0.0  # for prefixes, once asked to stop
+        self._stages_want_leisure = False  # after a step they may
         self._fetching: dict[int, Arrival] = {}  # by request: wait for their prefix from disk
         self._preparation = Preparation(intake.submit, self._inbox.put, link.send)
 
@@ -198,6 +199,7 @@ class Worker(EngineLoop[Arrival | Fetched]):
     def _step(self) -> None:
         with self._stepping():
             deltas = self._core.step()
+        self._stages_want_leisure = True
         self._kv_tokens_free = self._core.store.free_tokens()
         if deltas:
             self._link.send(wire.Step(deltas))
@@ -212,8 +214,7 @@ class Worker(EngineLoop[Arrival | Fetched]):
             except queue.Empty:
                 if not wait:
                     return
-                if self._core.prefixes is not None:
-                    self._core.prefixes.save_hot()
+                self._use_leisure()
                 continue
             self._handle(command)
             wait = False
@@ -221,7 +222,22 @@ class Worker(EngineLoop[Arrival | Fetched]):
     def _patience_seconds(self) -> float | None:
         """How long to wait for a command; None: there is nothing else to do."""
         prefixes = self._core.prefixes
-        return IDLE_SECONDS if prefixes is not None and prefixes.wants_idle_time else None
+        is_wanted = prefixes is not None and prefixes.wants_idle_time
+        return IDLE_SECONDS if is_wanted or self._stages_want_leisure else None
+
+    def _use_leisure(self) -> None:
+        """A bit of what waits for idle time."""
+        prefixes = self._core.prefixes
+        if prefixes is not None and prefixes.wants_idle_time:
+            prefixes.save_hot()
+        if not self._stages_want_leisure:
+            return
+        with self._stepping():
+            try:
+                self._stages_want_leisure = self._core.pipeline.idle()
+            except (CapacityError, StepError) as error:  # what is not owed may be left
+                log.warning("what a stage does at leisure was not done: %s", error)
+                self._stages_want_leisure = False
 
     def _handle(self, command: _Command) -> None:
         match command:
