@@ -124,13 +124,13 @@ async def batch_under_way(
     order = {"input_file_id": file_id, "endpoint": _ENDPOINT, "completion_window": "24h"}
     batch_id = (await _asked(session.post(f"{endpoint.root}/v1/batches", json=order)))["id"]
     try:
-        while await _n_done(endpoint, session, batch_id) == 0:  # noqa: ASYNC110
+        while await _n_done(endpoint, session, batch_id) == 0:  # noqa: ASYNC110 - a server tells no event
             await asyncio.sleep(_LOOK_SECONDS)
         yield batch_id
     finally:
         where = f"{endpoint.root}/v1/batches/{batch_id}"
         await _asked(session.post(f"{where}/cancel"))
-        while (await _asked(session.get(where)))["status"] != "cancelled":  # noqa: ASYNC110
+        while (await _asked(session.get(where)))["status"] != "cancelled":  # noqa: ASYNC110 - as above
             await asyncio.sleep(_LOOK_SECONDS)
 
 

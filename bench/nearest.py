@@ -109,7 +109,7 @@ def _numpy(folder: Path, vectors: list[array[float]]) -> Find:
 
 
 def _sqlite_vec(folder: Path, vectors: list[array[float]]) -> Find:
-    import sqlite_vec  # type: ignore[import-not-found, unused-ignore]
+    import sqlite_vec  # type: ignore[import-not-found, unused-ignore]  # only for this bench, in an environment of its own
 
     connection: Any = sqlite3.connect(folder / "vec.db", isolation_level=None)
     if not hasattr(connection, "enable_load_extension"):

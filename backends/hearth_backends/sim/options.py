@@ -68,7 +68,7 @@ def parse_options(path: str) -> SimOptions:
         if not equals:
             raise ModelFileError(f"{path}: {part!r} is not of the form name=value")
         values[name] = _parse(path, name, text.strip())
-    return SimOptions(**values)  # type: ignore[arg-type]
+    return SimOptions(**values)  # type: ignore[arg-type]  # _parse gave each the type of its field
 
 
 def _parse(path: str, name: str, text: str) -> str | int | float:
