@@ -8,19 +8,20 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from hearthd import __version__, log
 from hearthd.config import Config, Flags, Loaded, check_openness, explain, load
-from hearthd.errors import ConfigError, HearthError
+from hearthd.exits import EXIT_FAILED, told
 
 if TYPE_CHECKING:
     from hearthd.hardware.checks import PairReport
     from hearthd.selftest import Word
 
-EXIT_FAILED = 1
-EXIT_CONFIG = 2
+_OWN_ARGUMENTS = ("plan", "quantize", "simulate")
+"""Words with a parser of their own: each is a module here, imported only when it is said."""
 
 _WORDS = """\
 words:
@@ -41,21 +42,23 @@ Without a model in the configuration or on the command line, the built-in "canar
 """
 
 
+class OwnWord(Protocol):
+    """What such a module has."""
+
+    def main(self, argv: Sequence[str]) -> int:
+        """Do what comes after the word; returns the exit status, raises HearthError."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what argv says; returns the exit status: 0, 1 (it failed), 2 (argv or configuration)."""
     given = sys.argv[1:] if argv is None else argv
-    if given[:1] == ["quantize"]:  # which has arguments of its own, and no configuration
-        from hearthd import quantize
+    return told(lambda: _do(list(given)))
 
-        return quantize.main(given[1:])
-    if given[:1] == ["plan"]:
-        from hearthd import plan
 
-        return plan.main(given[1:])
-    if given[:1] == ["simulate"]:
-        from hearthd import simulate
-
-        return simulate.main(given[1:])
+def _do(given: list[str]) -> int:
+    if given and given[0] in _OWN_ARGUMENTS:
+        own = cast(OwnWord, import_module(f"hearthd.{given[0]}"))
+        return own.main(given[1:])
     parser = _parser()
     arguments = parser.parse_intermixed_args(given)
     words = tuple(arguments.word)
@@ -73,14 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions[()] = functools.partial(_run, read)
     if words not in actions:
         parser.error(f"unknown word {' '.join(words)!r} (see hearthd --help)")
-    try:
-        return actions[words](read())
-    except ConfigError as error:
-        sys.stderr.write(f"hearthd: {error.message}\n")
-        return EXIT_CONFIG
-    except HearthError as error:
-        sys.stderr.write(f"hearthd: {error.message}\n")
-        return EXIT_FAILED
+    return actions[words](read())
 
 
 def _run(read: Callable[[], Loaded], loaded: Loaded) -> int:

@@ -16,7 +16,8 @@ import msgspec
 from hearthd import log
 from hearthd.config import Config, Flags, load
 from hearthd.config.schema import ModelConfig
-from hearthd.errors import ConfigError, HearthError, InvalidRequest
+from hearthd.errors import InvalidRequest
+from hearthd.exits import EXIT_FAILED
 from hearthd.hardware.backend_view import PROBE_SECONDS, probe_command
 from hearthd.hardware.checks import PairReport
 from hearthd.hardware.device import Device
@@ -37,8 +38,6 @@ from hearthd.placement.planner import Outcome, plan
 from hearthd.placement.report import json_of, text_of
 from hearthd.placement.request import Policy, Request, groups_of
 
-EXIT_FAILED = 1
-EXIT_CONFIG = 2
 DISCOVERY_SECONDS = 30.0
 
 
@@ -66,19 +65,12 @@ class Box:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what comes after the word `plan`; returns the exit status."""
+    """Do what comes after the word `plan`; returns the exit status, raises HearthError."""
     arguments = parser().parse_args(argv)
     log.set_up("error", "text")
-    try:
-        flags = Flags(config=arguments.config, state=arguments.state)
-        config = load(flags, os.environ, os.getuid()).config
-        request, outcome, notes = decide(arguments, config)
-    except ConfigError as error:
-        sys.stderr.write(f"hearthd: {error.message}\n")
-        return EXIT_CONFIG
-    except HearthError as error:
-        sys.stderr.write(f"hearthd: {error.message}\n")
-        return EXIT_FAILED
+    flags = Flags(config=arguments.config, state=arguments.state)
+    config = load(flags, os.environ, os.getuid()).config
+    request, outcome, notes = decide(arguments, config)
     sys.stdout.write((json_of if arguments.json else text_of)(request, outcome, notes))
     return EXIT_FAILED if outcome.plan is None else 0
 

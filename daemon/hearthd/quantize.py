@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import psutil
 
-from hearthd.errors import HearthError
+from hearthd.errors import QuantizeFailed
+from hearthd.exits import EXIT_INTERRUPTED
 from hearthd.quantization import Compared, Failed, Made, Order, Progress, Said
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 LEAVE_SECONDS = 10.0
 _BAR = 30
 
@@ -34,14 +33,8 @@ unless only the table was missing, which is then said.
 """
 
 
-class QuantizeFailed(HearthError):
-    """The engine process said no, or ended."""
-
-    code = "quantize_failed"
-
-
 def main(argv: Sequence[str]) -> int:
-    """Do what comes after the word `quantize`; returns the exit status."""
+    """Do what comes after the word `quantize`; returns the exit status, raises QuantizeFailed."""
     arguments = _parser().parse_args(argv)
     if arguments.to is None and not arguments.compare:
         _parser().error("say --to KIND -o DIR, or --compare")
@@ -56,10 +49,9 @@ def main(argv: Sequence[str]) -> int:
             else:
                 screen.clear()
                 hear(said)
-    except QuantizeFailed as error:
+    except QuantizeFailed:
         screen.clear()
-        sys.stderr.write(f"hearthd: {error.message}\n")
-        return EXIT_FAILED
+        raise
     except KeyboardInterrupt:
         screen.clear()
         sys.stderr.write("hearthd: interrupted; what was half written is deleted\n")

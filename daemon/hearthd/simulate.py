@@ -13,13 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from hearthd.config.parse import parse_size
-from hearthd.errors import HearthError, InvalidRequest
+from hearthd.errors import InvalidRequest
+from hearthd.exits import EXIT_FAILED
 from hearthd.placement.cost import Link, ModelShape, Unit
 from hearthd.placement.planner import best_plan
 from hearthd.placement.request import Request
 from hearthd.placement.simulate import Arrival, Failure, Fleet, Result, simulate
 
-EXIT_FAILED = 1
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 
@@ -109,16 +109,12 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what comes after the word `simulate`; returns the exit status."""
+    """Do what comes after the word `simulate`; returns the exit status, raises HearthError."""
     arguments = parser().parse_args(argv)
-    try:
-        fleet = read_fleet(Path(arguments.fleet))
-        trace = list(read_trace(Path(arguments.trace)))
-        result = simulate(fleet, trace, arguments.seed)
-        value = summary(fleet, result)
-    except HearthError as error:
-        sys.stderr.write(f"hearthd: {error.message}\n")
-        return EXIT_FAILED
+    fleet = read_fleet(Path(arguments.fleet))
+    trace = list(read_trace(Path(arguments.trace)))
+    result = simulate(fleet, trace, arguments.seed)
+    value = summary(fleet, result)
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
     else:

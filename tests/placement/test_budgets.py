@@ -24,7 +24,7 @@ def ledger() -> Ledger:
 
 
 def need(device: str, n_bytes: int) -> Need:
-    return Need(device, n_bytes, 0, 0)
+    return Need(n_bytes, 0, 0, device)
 
 
 def test_a_card_that_is_found_has_what_is_free_less_a_reserve(ledger: Ledger) -> None:

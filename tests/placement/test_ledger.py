@@ -13,7 +13,7 @@ GIB = 1024**3
 
 
 def need(n_bytes: int, device: str = "cpu:0") -> Need:
-    return Need(device, n_bytes, 0, 0)
+    return Need(n_bytes, 0, 0, device)
 
 
 def test_what_fits_is_granted_and_comes_back() -> None:
@@ -29,7 +29,7 @@ def test_a_refusal_has_the_arithmetic() -> None:
     ledger = Ledger({"cpu": 8 * GIB})
     ledger.grant("big", need(7 * GIB + 600 * 1024**2))
     with pytest.raises(InsufficientMemory) as refused:
-        ledger.grant("canary", Need("cpu:0", GIB, 200 * 1024**2, 5))
+        ledger.grant("canary", Need(GIB, 200 * 1024**2, 5, "cpu:0"))
     assert refused.value.message == (
         "canary needs 1.2 GiB on cpu:0 (weights 1.0 GiB + kv 200.0 MiB + workspace 5 B), "
         "424.0 MiB of 8.0 GiB are free; leases: big 7.6 GiB"

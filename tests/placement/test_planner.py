@@ -22,9 +22,10 @@ from boxes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hearthd.errors import UnknownDevice
 from hearthd.placement.cost import Demand, Link, ModelShape, Unit, predict
 from hearthd.placement.planner import Plan, best_plan, plan
-from hearthd.placement.request import Objective, Policy, Request, UnknownDevice, groups_of
+from hearthd.placement.request import Objective, Policy, Request, groups_of
 
 N_CASES = 2000
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput")

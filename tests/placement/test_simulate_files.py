@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hearthd import simulate
+from hearthd.main import main
 
 FLEET = """
 concurrency = 4
@@ -28,7 +28,7 @@ LINE = '{"at_seconds": 0.5, "prompt_tokens": 30, "output_tokens": 20}\n'
 def run(tmp_path: Path, fleet: str, trace: str) -> int:
     (tmp_path / "fleet.toml").write_text(fleet)
     (tmp_path / "trace.jsonl").write_text(trace)
-    return simulate.main([str(tmp_path / "fleet.toml"), str(tmp_path / "trace.jsonl"), "--json"])
+    return main(["simulate", str(tmp_path / "fleet.toml"), str(tmp_path / "trace.jsonl"), "--json"])
 
 
 def test_a_fleet_answers_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from hearthd.placement.ledger import Footprint
 from hearthd.placement.partition import Cuts, Problem
 
 HIDDEN_BYTES = 4
@@ -119,19 +120,6 @@ class Demand:
         return self.context * self.concurrency
 
 
-@dataclass(frozen=True, slots=True)
-class StageMemory:
-    """Bytes of one stage, as they are leased."""
-
-    weights_bytes: int
-    kv_bytes: int
-    workspace_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.workspace_bytes
-
-
 Links = Mapping[tuple[str, str], Link]
 """By names of devices; the empty names: of all others."""
 
@@ -172,9 +160,7 @@ def _read_seconds(unit: Unit, n_bytes: int) -> float:
     return n_bytes * unit.weights_factor / rate
 
 
-def stage_memory(
-    unit: Unit, shape: ModelShape, demand: Demand, first: int, last: int
-) -> StageMemory:
+def stage_memory(unit: Unit, shape: ModelShape, demand: Demand, first: int, last: int) -> Footprint:
     """Of layers [first, last) on a unit, with embedding and head where they belong."""
     weights = sum(shape.layer_bytes[first:last])
     is_whole = last - first == shape.n_layers
@@ -183,7 +169,7 @@ def stage_memory(
     if last == shape.n_layers:
         weights += shape.head_bytes
     resident = unit.disk_bytes_per_second is None
-    return StageMemory(
+    return Footprint(
         weights_bytes=math.ceil(weights * unit.weights_factor) if resident else 0,
         kv_bytes=sum(shape.layer_kv_bytes[first:last]) * demand.kv_tokens,
         workspace_bytes=unit.workspace_bytes,

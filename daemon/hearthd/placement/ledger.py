@@ -15,10 +15,9 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """Bytes of a load on one device, by purpose."""
+class Footprint:
+    """Bytes of one stage, by purpose."""
 
-    device: str
     weights_bytes: int
     kv_bytes: int
     workspace_bytes: int
@@ -26,6 +25,13 @@ class Need:
     @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.kv_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Need(Footprint):
+    """What a load takes of one device."""
+
+    device: str
 
 
 @dataclass(frozen=True, slots=True)

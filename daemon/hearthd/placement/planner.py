@@ -13,12 +13,12 @@ from hearthd.placement.cost import (
     Links,
     ModelShape,
     Prediction,
-    StageMemory,
     Unit,
     predict,
     problem_of,
     stage_memory,
 )
+from hearthd.placement.ledger import Footprint
 from hearthd.placement.partition import Cut, Cuts, min_bottleneck, min_period, min_sum
 from hearthd.placement.refusal import refusal
 from hearthd.placement.request import (
@@ -42,7 +42,7 @@ class PlannedStage:
     unit: Unit
     first: int
     last: int
-    memory: StageMemory
+    memory: Footprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Literal, TypeAlias
 
-from hearthd.errors import HearthError
+from hearthd.errors import UnknownDevice
 from hearthd.placement.cost import (
     Demand,
     Link,
@@ -28,12 +28,6 @@ memory is read from the disk in each step."""
 FIRST_CONTEXT = 4096
 """Where nobody says how long sequences are, a plan is made for so many tokens, and then gets what it has room for."""
 CONTEXT_STEP = 256
-
-
-class UnknownDevice(HearthError):
-    """A policy names what is not there."""
-
-    code = "unknown_device"
 
 
 @dataclass(frozen=True, slots=True)

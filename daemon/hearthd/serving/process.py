@@ -305,7 +305,7 @@ class EngineProcess:
 
     def _lease(self, request: wire.LeaseRequest) -> wire.LeaseGrant | wire.LeaseRefusal:
         need = Need(
-            request.device, request.weights_bytes, request.kv_bytes, request.workspace_bytes
+            request.weights_bytes, request.kv_bytes, request.workspace_bytes, request.device
         )
         try:
             lease = self._ledger.grant(self.load.name, need)
