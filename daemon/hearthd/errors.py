@@ -2,7 +2,9 @@
 
 HearthError                      status  code
 ├── ConfigError                  -       config_error       (exit code 2, before anything listens)
+│   └── UnknownDevice            -       config_error       (exit code 2 of `hearth plan`)
 ├── AlreadyRunning               -       already_running    (exit code 1, before anything listens)
+├── QuantizeFailed               -       quantize_failed    (exit code 1 of `hearth quantize`)
 ├── InvalidRequest               400     invalid_value, or the code it is given
 │   └── ContextLengthExceeded    400     context_length_exceeded
 ├── Unauthorized                 401     invalid_api_key, or the code it is given
@@ -65,10 +67,20 @@ class ConfigError(HearthError):
     code = "config_error"
 
 
+class UnknownDevice(ConfigError):
+    """A policy of the planner names what is not there; the message lists what is."""
+
+
 class AlreadyRunning(HearthError):
     """Another daemon has what this one wants."""
 
     code = "already_running"
+
+
+class QuantizeFailed(HearthError):
+    """The engine process that writes or compares a quantized model said no, or ended."""
+
+    code = "quantize_failed"
 
 
 class InvalidRequest(HearthError):

@@ -92,9 +92,22 @@ def test_every_error_that_answers_is_documented() -> None:
         error = todo.pop()
         todo += error.__subclasses__()
         codes.add(error.code)
-    before_it_listens = {"config_error", "already_running"}
+    of_commands = {"config_error", "already_running", "quantize_failed"}
     not_raised_yet = {"model_loading"}
-    assert codes - before_it_listens - not_raised_yet <= NAMES
+    assert codes - of_commands - not_raised_yet <= NAMES
+
+
+def test_there_is_one_tree_of_errors_and_all_of_it_is_drawn() -> None:
+    drawn = re.findall(r"^[│├└─ ]*(\w+) +(\d+|-) ", errors.__doc__ or "", re.MULTILINE)
+    told = {name: None if status == "-" else int(status) for name, status in drawn}
+    kinds, todo = {}, errors.HearthError.__subclasses__()
+    while todo:
+        error = todo.pop()
+        todo += error.__subclasses__()
+        kinds[error.__name__] = error
+        assert error.__module__ == errors.__name__
+    assert set(kinds) == set(told)
+    assert {name for name in told if told[name] not in (None, kinds[name].status)} == set()
 
 
 def test_every_metric_is_documented() -> None:
