@@ -114,14 +114,14 @@ class Run:
 
     def correct(self) -> Iterator[Figure]:
         """Every kernel against plain torch on this device; ends the run where one is wrong."""
-        kinds = [self.dtype] + ([torch.float8_e4m3fn] if self._has_fp8 else [])
+        kinds = [self.dtype] + ([torch.float8_e4m3fn] if self.where.reads_fp8 else [])
         most = min(self.sizes.context, 600)
         yield from errors(self.maker.kernels, self.shape, self.dtype, kinds, self.where, most)
 
     def kernels(self) -> Iterator[Figure]:
         """Paged decode and products of few rows by themselves."""
         sweep = list(self.sizes.sweep)
-        for kv in [self.dtype] + ([torch.float8_e4m3fn] if self._has_fp8 else []):
+        for kv in [self.dtype] + ([torch.float8_e4m3fn] if self.where.reads_fp8 else []):
             yield from attention_sweep(
                 self.maker.kernels, self.shape, self.dtype, kv, self.where, sweep, self.bandwidth
             )
@@ -162,7 +162,7 @@ class Run:
             "graphs over eager, batch 1", seconds / self.step_seconds["float 1"], "x", 1.4, 1.8
         )
         eager.close()
-        if self._has_fp8:
+        if self.where.reads_fp8:
             n = 32 if 32 in sizes.batches else most
             stage = open_stage(self.maker, weights, self.room(n, torch.float8_e4m3fn))
             seconds = decode_seconds(stage, Steps(stage, n, sizes.context, sizes.room), sizes.steps)
@@ -234,10 +234,6 @@ class Run:
     @property
     def _float(self) -> str:
         return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def _has_fp8(self) -> bool:
-        return self.where.is_cpu or torch.cuda.get_device_capability(self.where.torch) >= (8, 9)
 
 
 def about(run: Run) -> dict[str, str]:

@@ -162,7 +162,7 @@ class StageSpec:
     n_ctx: int  # tokens in one sequence at most
     n_rows: int  # rows in one batch at most
     kv_tokens: int  # tokens over all sequences
-    kv_dtype: str  # "f16" | "f32" | "q8_0"
+    kv_dtype: str  # "f16" | "f32" | "q8_0" | "fp8"; a backend refuses what it has not
     weight_kind: str  # "file": as stored
     threads: int
     state_bytes: int | None = (

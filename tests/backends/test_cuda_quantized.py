@@ -63,7 +63,7 @@ def divergence(exact: F32, found: F32) -> float:
 
 
 def on_cpu(weights: str) -> Precision:
-    return precision_of(weights, "f32", is_cpu=True, has_bf16=False)
+    return precision_of(weights, "f32", is_cpu=True, has_bf16=False, reads_fp8=True)
 
 
 @pytest.mark.parametrize("name", _mostly_slow(STORED, "awq 128", "fp8"))
@@ -134,4 +134,4 @@ def test_kinds_that_there_are_not_are_refused_with_those_that_there_are(
     weights: str, kv_dtype: str
 ) -> None:
     with pytest.raises(Unsupported, match=r"int4-128|f16, f32, fp8"):
-        precision_of(weights, kv_dtype, is_cpu=True, has_bf16=False)
+        precision_of(weights, kv_dtype, is_cpu=True, has_bf16=False, reads_fp8=True)

@@ -39,7 +39,7 @@ import torch
 from cuda_runner import CUDA, PagedRunner, paged_whole, place
 from onnx_runner import canary
 
-from hearth_backends.cuda import graphs, opening
+from hearth_backends.cuda import device, graphs, opening
 from hearth_backends.cuda.decoder import Decoder
 from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.pool import KVPool
@@ -298,6 +298,31 @@ def test_a_device_that_torch_does_not_have() -> None:
         CUDA.load(
             canary().spec, whole_spec(canary()), (gpu,), (Lease(1, "", Bytes(0, 0, 0)),), print
         )
+
+
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [
+        ((7, 5), "capability 8.9"),
+        ((8, 6), "capability 8.9"),
+        ((8, 9), ""),
+        ((9, 0), ""),
+        (None, ""),
+    ],
+)
+def test_8_bit_keys_and_values_are_refused_before_anything_is_loaded(
+    capability: tuple[int, int] | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is what other makers' GPUs say; the refusal is of keys and values only."""
+    monkeypatch.setattr(device, "nvidia_capability", lambda _: capability)
+    gpu = DeviceInfo("cuda:0", "gpu", "", None, None)
+    half = CUDA.estimate(canary().spec, whole_spec(canary(), kv_dtype="f16"), gpu)
+    wanted = whole_spec(canary(), kv_dtype="fp8")
+    if words:
+        with pytest.raises(Unsupported, match=words):
+            CUDA.estimate(canary().spec, wanted, gpu)
+    else:
+        assert CUDA.estimate(canary().spec, wanted, gpu).kv == half.kv // 2
 
 
 def test_rows_that_do_not_fit_are_refused(runner: PagedRunner) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TypeAlias
+
 import torch
 
 from hearth_backends.base import DeviceInfo
@@ -34,6 +37,23 @@ def _info(kind: str, index: int) -> DeviceInfo:
     )
 
 
+Capability: TypeAlias = tuple[int, int]
+"""NVIDIA's compute capability."""
+
+
+@cache
+def nvidia_capability(device: torch.device) -> Capability | None:
+    """None for the processor and for others' GPUs: what torch says of AMD's in the same place means something else."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
+def reads_fp8(capability: Capability | None) -> bool:
+    """Whether Triton reads 8-bit floats there; NVIDIA's GPUs before Ada have none."""
+    return capability is None or capability >= (8, 9)
+
+
 class Accelerator:
     """A device with what a runner needs of it: memory figures, events, and whether it has graphs."""
 
@@ -54,9 +74,13 @@ class Accelerator:
     @property
     def has_bf16(self) -> bool:
         """Whether bfloat16 is fast here; older GPUs have float16 only."""
-        return not self.is_cpu and (
-            self.torch.type != "cuda" or torch.cuda.get_device_capability(self.torch) >= (8, 0)
-        )
+        capability = nvidia_capability(self.torch)
+        return not self.is_cpu and (capability is None or capability >= (8, 0))
+
+    @property
+    def reads_fp8(self) -> bool:
+        """Whether kernels read keys and values in 8-bit floats here."""
+        return reads_fp8(nvidia_capability(self.torch))
 
     @property
     def multiplies_fp8(self) -> bool:
@@ -64,8 +88,8 @@ class Accelerator:
 
         AMD's GPUs have 8-bit floats of another kind.
         """
-        is_nvidia = self.torch.type == "cuda" and torch.version.hip is None
-        return is_nvidia and torch.cuda.get_device_capability(self.torch) >= (9, 0)
+        capability = nvidia_capability(self.torch)
+        return capability is not None and capability >= (9, 0)
 
     def peak_bytes(self) -> int:
         """The most that torch has held of a GPU's memory since `reset_peak`."""

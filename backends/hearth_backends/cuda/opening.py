@@ -33,7 +33,11 @@ def precision_on(spec: StageSpec, device: str) -> Precision:
     """What a stage computes in on a device; raises Unsupported."""
     where = Accelerator(device)
     return precision_of(
-        spec.weight_kind, spec.kv_dtype, is_cpu=where.is_cpu, has_bf16=where.has_bf16
+        spec.weight_kind,
+        spec.kv_dtype,
+        is_cpu=where.is_cpu,
+        has_bf16=where.has_bf16,
+        reads_fp8=where.reads_fp8,
     )
 
 

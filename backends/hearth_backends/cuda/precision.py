@@ -75,8 +75,10 @@ class Precision:
         return int(matrix.n_out * matrix.n_in * _BITS[self.kind_of(matrix, model)] / 8)
 
 
-def precision_of(weight_kind: str, kv_dtype: str, *, is_cpu: bool, has_bf16: bool) -> Precision:
-    """What a stage computes in; raises Unsupported for kinds that there are not."""
+def precision_of(
+    weight_kind: str, kv_dtype: str, *, is_cpu: bool, has_bf16: bool, reads_fp8: bool
+) -> Precision:
+    """What a stage computes in; raises Unsupported for kinds that there are not, or not on this device."""
     if weight_kind not in WEIGHT_KINDS:
         raise Unsupported(
             f"backend cuda knows no weights of the kind {weight_kind!r}; it knows {', '.join(WEIGHT_KINDS)}"
@@ -84,6 +86,11 @@ def precision_of(weight_kind: str, kv_dtype: str, *, is_cpu: bool, has_bf16: boo
     if kv_dtype not in KV_DTYPES:
         raise Unsupported(
             f"backend cuda keeps keys and values in {', '.join(KV_DTYPES)}, not {kv_dtype}"
+        )
+    if kv_dtype == "fp8" and not reads_fp8:
+        raise Unsupported(
+            "backend cuda keeps keys and values in fp8 from compute capability 8.9 on (Ada, Hopper, "
+            'Blackwell), and this GPU has less; kv_dtype = "f16" runs on it'
         )
     fast = torch.bfloat16 if has_bf16 else torch.float16
     compute = _FLOATS.get(weight_kind, torch.float32 if is_cpu else fast)

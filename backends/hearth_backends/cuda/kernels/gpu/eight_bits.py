@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hearth_backends.cuda.kernels.gpu.launch import has_fp8, n_processors, precision_of
+from hearth_backends.cuda.device import nvidia_capability, reads_fp8
+from hearth_backends.cuda.kernels.gpu.launch import n_processors, precision_of
 from hearth_backends.cuda.kernels.gpu.parts import joined, parts_of
 
 FEW_ROWS = 64
@@ -48,7 +49,7 @@ def eight_bits_few(
 def fp8_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See Kernels."""
     n, n_out, n_in = len(x), *weight.shape
-    is_readable = weight.dtype == torch.int8 or has_fp8(x.device)
+    is_readable = weight.dtype == torch.int8 or reads_fp8(nvidia_capability(x.device))
     if n > FEW_ROWS or not is_readable:
         y = torch.nn.functional.linear(x, weight.to(x.dtype))
         return (y.float() * scales).to(x.dtype)

@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from hearth_backends.cuda.device import nvidia_capability
+
 _PROCESSORS_OF_NOBODY = 2  # in the interpreter
 
 
@@ -76,21 +78,5 @@ def _n_processors(device: torch.device) -> int:
 
 def has_warpgroups(device: torch.device) -> bool:
     """Whether products are made by four warps together, as on Hopper and the large Blackwells: with bigger tiles."""
-    return _nvidia_capability(device)[0] in (9, 10)
-
-
-def has_fp8(device: torch.device) -> bool:
-    """Whether Triton reads 8-bit floats there; NVIDIA's GPUs before Ada have none."""
-    return (
-        device.type != "cuda"
-        or torch.version.hip is not None
-        or _nvidia_capability(device) >= (8, 9)
-    )
-
-
-@cache
-def _nvidia_capability(device: torch.device) -> tuple[int, int]:
-    """(0, 0) of others: AMD's numbers, which torch gives in the same place, mean something else."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return (0, 0)
-    return torch.cuda.get_device_capability(device)
+    capability = nvidia_capability(device)
+    return capability is not None and capability[0] in (9, 10)
