@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf_runner import CPU, MakeGguf, Rows, cut_specs, whole_spec
 
-from hearth_backends.base import Bytes, Lease, LoadedModel, StageSpec
+from hearth_backends.base import Bytes, Lease, LoadedModel, Sampled, StageSpec
 from hearth_backends.errors import BackendError, Unsupported
 from hearth_backends.registry import open_model
 
@@ -18,6 +18,7 @@ pytest.importorskip("llama_cpp")
 import torch
 from cuda_runner import CUDA, N_CTX, PagedRunner, in_chunks, place
 
+from hearth_backends.cuda.followers import LeadingRunner
 from hearth_backends.cuda.shard import Shard
 from hearth_backends.cuda.stage import CudaStage
 
@@ -72,9 +73,11 @@ def _check_samples_stay_on_devices(two: PagedRunner, output: list[int]) -> None:
     (stage,) = two.stages
     tokens = []
     for rows in (Rows(2, TEXT[:20]), *(Rows(2, [-1]) for _ in range(7))):
-        tokens.append(stage.poll(stage.submit(two.batch([rows]), None)))
+        sampled = stage.poll(stage.submit(two.batch([rows]), None))
+        assert isinstance(sampled, Sampled)
+        tokens.append(int(sampled.tokens[0]))
         two.lengths[2] += len(rows.tokens)
-    assert [int(sampled.tokens[0]) for sampled in tokens] == output  # type: ignore[union-attr]
+    assert tokens == output
 
 
 def _check_states(two: PagedRunner) -> None:
@@ -92,7 +95,8 @@ def test_if_another_device_is_lost_the_stage_is(model: LoadedModel) -> None:
         (stage,) = two.stages
         assert isinstance(stage, CudaStage)
         two.step(Rows(0, TEXT))
-        (process,) = stage._runner._followers._processes  # type: ignore[attr-defined]
+        assert isinstance(stage._runner, LeadingRunner)
+        (process,) = stage._runner._followers._processes
         process.kill()
         process.join()
         with pytest.raises(BackendError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,12 +36,12 @@ def draw(logits: np.ndarray, batch: SamplingBatch) -> Sampled:
     return sampled
 
 
-def batch_of(*params: SamplingParams, **fields: object) -> SamplingBatch:
+def batch_of(*params: SamplingParams, **fields: Any) -> SamplingBatch:
     k = len(params)
     batch = SamplingBatch(
         params, np.arange(k, dtype=np.int64) * 3, np.full(k, -1, np.int32), (None,) * k, (0,) * k, ((),) * k
     )  # fmt: skip
-    return replace(batch, **fields)  # type: ignore[arg-type]
+    return replace(batch, **fields)
 
 
 @st.composite

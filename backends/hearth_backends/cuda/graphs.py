@@ -48,7 +48,7 @@ class CudaGraph:
 
     def __init__(self, compute: Compute, example: Tensor, pool: Any) -> None:
         self._input = example.clone()
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries make their workspaces, and kernels are compiled
             compute(self._input)

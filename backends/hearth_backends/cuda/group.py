@@ -34,7 +34,7 @@ class Group:
         device.use(torch.get_num_threads())
         dist.init_process_group(
             "gloo" if device.is_cpu else dist.get_default_backend_for_device(device.torch),
-            store=dist.FileStore(str(meeting), shard.size),  # type: ignore[attr-defined]
+            store=dist.FileStore(str(meeting), shard.size),  # type: ignore[attr-defined]  # torch exports it without saying so
             rank=shard.rank,
             world_size=shard.size,
             timeout=PATIENCE,
