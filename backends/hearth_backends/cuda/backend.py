@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from importlib import metadata
-
-import psutil
 
 from hearth_backends.base import (
     Backend,
@@ -21,15 +18,13 @@ from hearth_backends.base import (
 from hearth_backends.errors import Unsupported
 from hearth_backends.kv.blocks import PagedStore
 from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore
-from hearth_backends.weights.gguf_names import CANONICAL
-from hearth_backends.weights.recipe import unknown_tensors
+from hearth_backends.processor import processor
+from hearth_backends.weights.recipe import recipe_support
 from hearth_backends.weights.spec import ModelSpec
 
 NAME = "cuda"
 TORCH_VERSION = metadata.version("torch")
 """Read from its files: importing torch takes seconds, and naming devices of a CPU build needs none of it."""
-
-_SCALINGS = frozenset({"none", "linear", "yarn", "llama3", "longrope"})
 
 
 class CudaBackend(Backend):
@@ -42,8 +37,8 @@ class CudaBackend(Backend):
         if not TORCH_VERSION.endswith("+cpu"):
             from hearth_backends.cuda.device import accelerator_infos
 
-            return [_processor(), *accelerator_infos()]
-        return [_processor()]
+            return [processor(), *accelerator_infos()]
+        return [processor()]
 
     def version(self) -> str:
         """Of torch."""
@@ -57,7 +52,7 @@ class CudaBackend(Backend):
 
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
         """Whether the decoder here is the model's."""
-        return model_support(model)
+        return recipe_support(model)
 
     def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
         """Weights and key-value memory nearly to the byte, workspace about."""
@@ -94,7 +89,7 @@ class CudaBackend(Backend):
         progress: Progress,
     ) -> Stage:
         """Put the weights on the device, make the pool, and compute one step."""
-        support = model_support(model)
+        support = recipe_support(model)
         if not support.ok:
             raise Unsupported(f"backend {NAME}: {support.reason}")
         if not 0 <= spec.first < spec.last <= model.n_layers:
@@ -102,32 +97,3 @@ class CudaBackend(Backend):
         from hearth_backends.cuda.opening import open_stage
 
         return open_stage(model, spec, devices, leases, progress)
-
-
-def model_support(model: ModelSpec) -> Support:
-    """Whether the decoder of this backend is the model's."""
-    if model.format == "sim" or model.path is None:
-        return Support(False, "it reads model files, and a simulated model has none")
-    if model.architecture not in CANONICAL:
-        known = ", ".join(sorted(CANONICAL))
-        return Support(False, f"it has decoders for {known}, not for {model.architecture}")
-    unknown = unknown_tensors(model)
-    if unknown:
-        return Support(
-            False, f"it does not know what these tensors are for: {', '.join(unknown[:5])}"
-        )
-    if model.rope.scaling not in _SCALINGS:
-        return Support(False, f"it does not know the rope scaling {model.rope.scaling!r:.40}")
-    return Support(True)
-
-
-def _processor() -> DeviceInfo:
-    memory = psutil.virtual_memory()
-    return DeviceInfo(
-        name="cpu:0",
-        kind="cpu",
-        description=platform.processor() or platform.machine(),
-        total_bytes=memory.total,
-        free_bytes=memory.available,
-        cores=psutil.cpu_count(logical=False),
-    )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from hearth_backends.base import (
     I32,
@@ -61,6 +59,7 @@ from hearth_backends.kv.contract import KVOp, KVStore, OpKind, Placement, Sequen
 from hearth_backends.kv.rows import RowStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.kv.states import StateStore
+from hearth_backends.processor import processor
 from hearth_backends.weights.gguf_adapter import open_adapter
 from hearth_backends.weights.gguf_file import GgufFile
 from hearth_backends.weights.spec import ModelSpec
@@ -73,18 +72,7 @@ class GgufBackend(Backend):
 
     def devices(self) -> list[DeviceInfo]:
         """The CPU, and what else llama.cpp was built for and finds."""
-        memory = psutil.virtual_memory()
-        return [
-            DeviceInfo(
-                name="cpu:0",
-                kind="cpu",
-                description=platform.processor() or platform.machine(),
-                total_bytes=memory.total,
-                free_bytes=memory.available,
-                cores=psutil.cpu_count(logical=False),
-            ),
-            *other_devices(),
-        ]
+        return [processor(), *other_devices()]
 
     def version(self) -> str:
         """Of the binding, which is that of llama.cpp."""

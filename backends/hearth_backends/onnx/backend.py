@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from hearth_backends.base import (
     F32,
@@ -33,6 +31,7 @@ from hearth_backends.onnx.memory import estimate_bytes, n_wanted
 from hearth_backends.onnx.observing import observe
 from hearth_backends.onnx.recipe import model_support
 from hearth_backends.onnx.stage import NAME, OnnxStage
+from hearth_backends.processor import processor
 from hearth_backends.weights.opening import open_reader
 from hearth_backends.weights.spec import ModelSpec
 
@@ -65,16 +64,7 @@ class OnnxBackend(Backend):
 
     def devices(self) -> list[DeviceInfo]:
         """The CPU, and what else the installed package has providers for."""
-        memory = psutil.virtual_memory()
-        cpu = DeviceInfo(
-            name="cpu:0",
-            kind="cpu",
-            description=platform.processor() or platform.machine(),
-            total_bytes=memory.total,
-            free_bytes=memory.available,
-            cores=psutil.cpu_count(logical=False),
-        )
-        return [cpu, *(_other(name) for name in session.providers() if name in _OTHERS)]
+        return [processor(), *(_other(name) for name in session.providers() if name in _OTHERS)]
 
     def version(self) -> str:
         """Of ONNX Runtime."""

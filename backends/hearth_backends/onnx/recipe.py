@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from hearth_backends.base import Support
 from hearth_backends.weights import recipe
-from hearth_backends.weights.gguf_names import CANONICAL
-from hearth_backends.weights.recipe import LayerRecipe, has_tensor, unknown_tensors
+from hearth_backends.weights.recipe import LayerRecipe, has_tensor, recipe_support
 from hearth_backends.weights.spec import ModelSpec
 
 HEAD_STEP = 16
 """ONNX Runtime's attention takes heads of multiples of this."""
 
-_SCALINGS = frozenset({"none", "linear", "yarn", "llama3", "longrope"})
-
 
 def model_support(model: ModelSpec) -> Support:
     """Whether decoder graphs can be built for a model."""
-    if model.format == "sim" or model.path is None:
-        return Support(False, "it reads model files, and a simulated model has none")
-    if model.architecture not in CANONICAL:
-        return Support(
-            False,
-            f"it builds graphs for {', '.join(sorted(CANONICAL))}, not for {model.architecture}",
-        )
-    unknown = unknown_tensors(model)
-    if unknown:
-        return Support(
-            False, f"it does not know what these tensors are for: {', '.join(unknown[:5])}"
-        )
-    if model.rope.scaling not in _SCALINGS:
-        return Support(False, f"it does not know the rope scaling {model.rope.scaling!r:.40}")
+    support = recipe_support(model)
+    if not support.ok:
+        return support
     if model.rope.n_dims % HEAD_STEP and model.rope.n_dims != model.head_dim:
         return Support(
             False, f"it cannot rotate {model.rope.n_dims} of {model.head_dim} dimensions"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hearth_backends.base import Support
+from hearth_backends.weights.gguf_names import CANONICAL
 from hearth_backends.weights.matrix import Heads, Matrix, Part
 from hearth_backends.weights.spec import ModelSpec
 
@@ -30,6 +32,7 @@ _OUTER_TENSORS = frozenset(
         "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight",
     }
 )  # fmt: skip
+_SCALINGS = frozenset({"none", "linear", "yarn", "llama3", "longrope"})
 
 
 def unknown_tensors(model: ModelSpec) -> list[str]:
@@ -42,6 +45,23 @@ def unknown_tensors(model: ModelSpec) -> list[str]:
         elif tensor.name.removeprefix(f"model.layers.{tensor.layer}.") not in _LAYER_TENSORS:
             unknown.append(tensor.name)
     return unknown
+
+
+def recipe_support(model: ModelSpec) -> Support:
+    """Whether a decoder made of recipes is the model's; no with the reason in words."""
+    if model.format == "sim" or model.path is None:
+        return Support(False, "it reads model files, and a simulated model has none")
+    if model.architecture not in CANONICAL:
+        known = ", ".join(sorted(CANONICAL))
+        return Support(False, f"it has decoders for {known}, not for {model.architecture}")
+    unknown = unknown_tensors(model)
+    if unknown:
+        return Support(
+            False, f"it does not know what these tensors are for: {', '.join(unknown[:5])}"
+        )
+    if model.rope.scaling not in _SCALINGS:
+        return Support(False, f"it does not know the rope scaling {model.rope.scaling!r:.40}")
+    return Support(True)
 
 
 def has_tensor(model: ModelSpec, suffix: str, layer: int = 0) -> bool:
