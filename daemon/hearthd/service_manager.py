@@ -94,6 +94,7 @@ class ServiceManager:
 
     async def _keep_telling(self) -> None:
         while True:
+            self._notifier.tell_due()
             self._feed()
             if self._phase is Phase.STARTING:
                 self._notifier.extend(EXTENSION_SECONDS)

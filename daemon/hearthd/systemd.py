@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from hearthd.errors import ConfigError
@@ -19,48 +20,82 @@ _WORD_LINE = str.maketrans("\r\n", "  ")
 
 
 class Notifier:
-    """Sends to the manager's socket; does nothing where there is no manager."""
+    """Sends to the manager's socket, in order; does nothing where there is no manager.
+
+    Where the socket is full, what the manager must know waits for the next word; nothing waits in it for long.
+    """
 
     def __init__(self, environ: Mapping[str, str], pid: int | None = None) -> None:
         """`pid` (this process's own): the manager may have meant another one with its watchdog."""
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._due: deque[str] = deque()  # told as soon as the manager takes it
+        self._is_full = False
         self.watchdog_seconds = _watchdog_seconds(environ, os.getpid() if pid is None else pid)
 
     def extend(self, seconds: float) -> None:
         """Starting or stopping takes at least so much longer; what the manager would have borne still counts."""
-        self._send(f"EXTEND_TIMEOUT_USEC={_usec(seconds)}")
+        self._keep(f"EXTEND_TIMEOUT_USEC={_usec(seconds)}")
 
     def ready(self, status: str) -> None:
         """The daemon listens; also the end of a reload."""
-        self._send("READY=1", status)
+        self._keep("READY=1", status)
 
     def reloading(self, status: str) -> None:
         """The configuration is read again; `ready` ends that."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={_usec(time.monotonic())}", status)
+        self._keep(f"RELOADING=1\nMONOTONIC_USEC={_usec(time.monotonic())}", status)
 
     def status(self, status: str) -> None:
         """A line for `systemctl status`."""
-        self._send("", status)
+        self._keep("", status)
 
     def alive(self) -> None:
-        """Feeds the watchdog."""
-        self._send("WATCHDOG=1")
+        """Feeds the watchdog, if that can be done now: it would be no sign of life later."""
+        self.tell_due()
+        if not self._due:
+            self._is_taken("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
         """The daemon goes down."""
-        self._send("STOPPING=1", status)
+        self._keep("STOPPING=1", status)
 
-    def _send(self, state: str, status: str | None = None) -> None:
+    def tell_due(self) -> None:
+        """Tell what the manager has not taken yet, as far as it takes it now."""
+        while self._due and self._is_taken(self._due[0]):
+            self._due.popleft()
+
+    def _keep(self, word: str, status: str | None = None) -> None:
+        """Tell it now or as soon as that is possible; of words of one kind that wait, the last counts."""
         if not self._address:
             return
         if status is not None:
-            state = f"{state}\nSTATUS={status.translate(_WORD_LINE)}".lstrip()
+            word = f"{word}\nSTATUS={status.translate(_WORD_LINE)}".lstrip()
+        if self._due and _kind(self._due[-1]) == _kind(word):
+            self._due.pop()
+        self._due.append(word)
+        self.tell_due()
+
+    def _is_taken(self, word: str) -> bool:
+        """Send; False: there is no room now. What cannot be told at all is as good as taken."""
+        if not self._address:
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notify:
-                notify.sendto(state.encode(), self._address)
+                notify.sendto(word.encode(), self._address)
+        except BlockingIOError:
+            if not self._is_full:
+                log.warning("the service manager does not listen now; it is told later: %r", word)
+            self._is_full = True
+            return False
         except OSError as error:
-            log.warning("the service manager cannot be told %r: %s", state, error)
+            log.warning("the service manager cannot be told %r: %s", word, error)
+        self._is_full = False
+        return True
+
+
+def _kind(word: str) -> str:
+    """ "READY", "STATUS"; of a word that says several things, the first."""
+    return word.partition("=")[0]
 
 
 def take_passed_sockets(environ: Mapping[str, str], pid: int) -> list[socket.socket]:

@@ -73,6 +73,49 @@ def test_a_status_is_one_line(manager_end: ManagerEnd) -> None:
     assert manager_end.listen() == [{"STATUS": "a READY=1"}]
 
 
+def test_what_a_full_socket_does_not_take_is_told_later_and_in_order(
+    manager_end: ManagerEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": str(manager_end.path)})
+    manager_end.fill()
+    notifier.reloading("reading")
+    notifier.alive()
+    notifier.ready("old")
+    notifier.status("newer")
+    notifier.status("newest")
+    assert manager_end.listen() == []
+    assert caplog.text.count("it is told later") == 1
+    notifier.alive()
+    told = [message | {"MONOTONIC_USEC": "?"} for message in manager_end.listen()]
+    assert told == [
+        {**said, "MONOTONIC_USEC": "?"}
+        for said in (
+            {"RELOADING": "1", "STATUS": "reading"},
+            {"READY": "1", "STATUS": "old"},
+            {"STATUS": "newest"},
+            {"WATCHDOG": "1"},
+        )
+    ]
+    notifier.tell_due()
+    assert len(manager_end.listen()) == 4
+
+
+@pytest.mark.parametrize("stalled", [[], ["m"]])
+async def test_the_last_status_is_told_at_the_next_beat(
+    manager_end: ManagerEnd, stalled: list[str]
+) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": str(manager_end.path), "WATCHDOG_USEC": "200000"})
+    models: list[ModelStatus] = []
+    async with ServiceManager(notifier, lambda: models, lambda _now: stalled) as manager:
+        manager.ready()
+        await until(lambda: manager_end.count(READY="1", STATUS="ready: 0 models") == 1)
+        manager_end.fill()
+        models.append(model("a", "ready"))
+        manager.reloaded(["once more"])
+        assert manager_end.listen()[-1].get("STATUS") != "once more; ready: 1 model"
+        await until(lambda: manager_end.count(STATUS="once more; ready: 1 model") == 1)
+
+
 async def test_a_start_asks_for_patience_until_it_is_ready(manager_end: ManagerEnd) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": str(manager_end.path), "WATCHDOG_USEC": "200000"})
     async with ServiceManager(notifier, list, lambda _now: []) as manager:

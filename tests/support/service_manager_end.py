@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -31,6 +32,15 @@ class ManagerEnd:
     ) -> None:
         self._socket.close()
 
+    def fill(self) -> None:
+        """Leave no room for another word until somebody listens; what fills it is not heard."""
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as crowd,
+            contextlib.suppress(BlockingIOError),
+        ):
+            while True:
+                crowd.sendto(b"", str(self.path))
+
     def listen(self) -> list[dict[str, str]]:
         """All that was heard so far."""
         while True:
@@ -38,7 +48,8 @@ class ManagerEnd:
                 message = self._socket.recv(65536).decode()
             except BlockingIOError:
                 return self.heard
-            self.heard.append(dict(line.split("=", 1) for line in message.splitlines()))
+            if message:
+                self.heard.append(dict(line.split("=", 1) for line in message.splitlines()))
 
     def count(self, **assignment: str) -> int:
         """How often this was among what was said."""
@@ -58,5 +69,5 @@ class ManagerEnd:
 async def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for something; TimeoutError where it never comes."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110
+        while not holds():  # noqa: ASYNC110  # what it looks at is another process's
             await asyncio.sleep(0.01)
