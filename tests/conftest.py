@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -40,9 +41,11 @@ _ASKED_FOR = {
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Soaks and the like are for those who ask for them."""
     for marker, reason in _ASKED_FOR.items():
-        if marker not in config.option.markexpr:
+        if not re.search(rf"\b{marker}\b", config.option.markexpr):
             for item in items:
-                if marker in item.keywords:
+                if (
+                    item.get_closest_marker(marker) is not None
+                ):  # keywords hold names of folders, too
                     item.add_marker(pytest.mark.skip(reason=reason))
 
 

@@ -7,11 +7,14 @@ import queue
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from hearth_tui.errors import BoxUnreachable
+
+if TYPE_CHECKING:
+    from zeroconf import Zeroconf
 
 SERVICE_TYPE: Final = "_hearth._tcp.local."
 LISTEN_SECONDS: Final = 2.0
@@ -76,10 +79,9 @@ def _answers(seconds: float) -> Iterator[Iterator[FoundBox]]:
         zeroconf.close()
 
 
-def _resolved(zeroconf: object, names: queue.SimpleQueue[str], until: float) -> Iterator[FoundBox]:
-    from zeroconf import Zeroconf
-
-    assert isinstance(zeroconf, Zeroconf)
+def _resolved(
+    zeroconf: Zeroconf, names: queue.SimpleQueue[str], until: float
+) -> Iterator[FoundBox]:
     while (left := until - time.monotonic()) > 0:
         try:
             name = names.get(timeout=left)

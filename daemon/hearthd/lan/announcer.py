@@ -1,19 +1,19 @@
-"""Announcer: the sole owner of the mDNS responder; keeps what is announced equal to what is so."""
+"""Announcer: what is announced is what is so; the sole owner of the responder."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from zeroconf import Error, IPVersion, NonUniqueNameException, ServiceInfo
-from zeroconf.asyncio import AsyncZeroconf
-
-from hearthd.lan.card import SERVICE_TYPES, Card, instance_label
+from hearthd.lan.card import Card, instance_label
 from hearthd.lan.interfaces import Reach
+
+if TYPE_CHECKING:
+    from hearthd.lan.responder import Responder
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ class Announcer:
         self._card = card
         self._reach = reach
         self._look_seconds = look_seconds
-        self._zeroconf: AsyncZeroconf | None = None
-        self._at: Reach | None = None  # where it is announced
+        self._responder: Responder | None = None
         self._told: Card | None = None
         self.label: str | None = None
         """The name it is announced by, which has a number where another box has the same; None: it is not."""
@@ -57,7 +56,7 @@ class Announcer:
             await asyncio.gather(task, return_exceptions=True)
             try:
                 await self._withdraw()
-            except (OSError, Error) as error:
+            except OSError as error:
                 log.warning("mDNS: no goodbye: %s", error)
 
     async def _keep_on(self) -> None:
@@ -65,114 +64,70 @@ class Announcer:
             try:
                 await self.look()
                 pause = self._look_seconds
-            except (OSError, Error) as error:
-                self._tell(str(error) or type(error).__name__)
+            except OSError as error:
+                self._tell(str(error))
                 pause = RETRY_SECONDS
                 await self._give_up()
             await asyncio.sleep(pause)
 
     async def look(self) -> None:
-        """Announce, announce anew, or withdraw, as is right now; raises OSError and zeroconf's errors."""
+        """Announce, announce anew, or withdraw, as is right now; raises OSError."""
         card = self._card()
         reach = Reach((), ()) if card is None else await asyncio.to_thread(self._reach)
         if card is None or not reach.sources:
             await self._withdraw()
-            self.problem = None
-            return
-        if reach != self._at:
-            await self._withdraw()
-            self._zeroconf = AsyncZeroconf(
-                interfaces=list(reach.sources), ip_version=IPVersion.V4Only
-            )
-            self._at = reach
-        if self._told is None:
-            await self._register(card, reach)
-        elif card != self._told:
-            await self._update(card, reach)
+        else:
+            if self._responder is not None and self._responder.reach != reach:
+                await self._withdraw()
+            await self._announce(card, reach)
         self.problem = None
 
-    async def _register(self, card: Card, reach: Reach) -> None:
-        """Under the first name that is free for all three services."""
-        for n in range(1, _MOST_NAMESAKES + 1):
-            label = instance_label(card.name, n)
-            if await self._try(_services(card, label, reach)):
-                self._told, self.label = card, label
-                text = "announced as %r by mDNS on %s"
-                log.info(text, label, ", ".join(reach.sources), extra={"lan_name": label})
-                return
-        raise OSError(f"{_MOST_NAMESAKES} boxes on this network are called {card.name!r}")
-
-    async def _try(self, services: list[ServiceInfo]) -> bool:
-        """Register all of them or none; False where another box has the name of one."""
-        zeroconf = self._open
-        outcomes = await asyncio.gather(
-            *(zeroconf.async_register_service(service) for service in services),
-            return_exceptions=True,
-        )
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        if not failures:
-            return True
-        for service, outcome in zip(services, outcomes, strict=True):
-            if not isinstance(outcome, BaseException):
-                await (await zeroconf.async_unregister_service(service))
-        for failure in failures:
-            if not isinstance(failure, NonUniqueNameException):
-                raise failure
-        return False
-
-    async def _update(self, card: Card, reach: Reach) -> None:
-        if self.label is None or self._told is None or _moved(card, self._told):
-            await self._take_back()
-            await self._register(card, reach)
-            return
-        services = _services(card, self.label, reach)
-        await asyncio.gather(*(self._open.async_update_service(service) for service in services))
+    async def _announce(self, card: Card, reach: Reach) -> None:
+        if self._responder is None:
+            module = await asyncio.to_thread(import_module, "hearthd.lan.responder")
+            self._responder = module.Responder(reach)
+        responder = self._responder
+        if self._told is not None and _moved(card, self._told):
+            await self._take_back(responder)
+        if self._told is None or self.label is None:
+            self.label = await self._register(responder, card)
+            text = "announced as %r by mDNS on %s"
+            log.info(text, self.label, ", ".join(reach.sources), extra={"lan_name": self.label})
+        elif card != self._told:
+            await responder.update(card, self.label)
         self._told = card
 
-    @property
-    def _open(self) -> AsyncZeroconf:
-        if self._zeroconf is None:
-            raise OSError("mDNS is closed")
-        return self._zeroconf
+    async def _register(self, responder: Responder, card: Card) -> str:
+        """The first name that is free for all services, which they have now."""
+        for n in range(1, _MOST_NAMESAKES + 1):
+            label = instance_label(card.name, n)
+            if await responder.register(card, label):
+                return label
+        raise OSError(f"{_MOST_NAMESAKES} boxes on this network are called {card.name!r}")
 
-    async def _take_back(self) -> None:
+    async def _take_back(self, responder: Responder) -> None:
         """Say goodbye, and stay open."""
-        if self._zeroconf is not None and self._told is not None:
-            self._told = self.label = None
-            await self._zeroconf.async_unregister_all_services()
+        self._told = self.label = None
+        await responder.goodbye()
 
     async def _withdraw(self) -> None:
         """Say goodbye and close."""
         try:
-            await self._take_back()
+            if self._responder is not None and self._told is not None:
+                await self._take_back(self._responder)
         finally:
             await self._give_up()
 
     async def _give_up(self) -> None:
-        zeroconf, self._zeroconf = self._zeroconf, None
-        self._at = self._told = self.label = None
-        if zeroconf is not None:
-            await zeroconf.async_close()
+        responder, self._responder = self._responder, None
+        self._told = self.label = None
+        if responder is not None:
+            await responder.close()
 
     def _tell(self, problem: str) -> None:
         if problem != self.problem:
             log.warning("mDNS: not announced: %s", problem)
         self.problem = problem
-
-
-def _services(card: Card, label: str, reach: Reach) -> list[ServiceInfo]:
-    packed = [ipaddress.ip_address(address).packed for address in reach.addresses]
-    return [
-        ServiceInfo(
-            service_type,
-            f"{label}.{service_type}",
-            port=card.port,
-            properties=card.texts(service_type),
-            server=card.host,
-            addresses=packed,
-        )
-        for service_type in SERVICE_TYPES
-    ]
 
 
 def _moved(card: Card, told: Card) -> bool:
