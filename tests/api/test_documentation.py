@@ -19,10 +19,11 @@ from hearthd.api.key_management import KeyInfo, KeyRequest, NewKey, Revoked
 from hearthd.api.openai_batches import BatchRequest
 from hearthd.api.openai_embeddings import EmbeddingRequest
 from hearthd.api.openai_models import ModelDetails
+from hearthd.api.operating import Operated
 from hearthd.api.refusals import CHAT, COMMON, COMPLETION, TOKENIZE
 from hearthd.api.rerank import RerankRequest
 from hearthd.api.routes import ROUTES
-from hearthd.api.top import CacheLoad, DeviceLoad, Operated, Top, TopAnswer, WatchedModel
+from hearthd.api.top import CacheLoad, DeviceLoad, Top, TopAnswer, WatchedModel
 from hearthd.batch.counts import BatchCollector, Now
 from hearthd.batch.counts import Counts as BatchCounts
 from hearthd.cache.counts import CacheCollector, Counts

@@ -128,6 +128,7 @@ async def test_what_operators_do(serving: FakeServing) -> None:
         ("DELETE", "/api/v1/requests/8", 404),
         ("DELETE", "/api/v1/requests/x", 400),
         ("GET", "/api/v1/top?log_after=-1", 400),
+        ("GET", f"/api/v1/top?log_after={'9' * 5000}", 400),  # which int() does not read
     ],
 )
 async def test_what_is_refused(serving: FakeServing, method: str, path: str, status: int) -> None:

@@ -125,6 +125,8 @@ async def test_what_cannot_be_a_batch(tmp_path: Path) -> None:
             ({"metadata": {"k" * 65: "v"}}, "metadata"),
             ({"output_expires_after": {"anchor": "created_at", "seconds": 1}},
              "output_expires_after.seconds"),
+            ({"output_expires_after": {"anchor": "created_at", "seconds": "9" * 5000}},
+             "output_expires_after.seconds"),
         ):  # fmt: skip
             with pytest.raises(BadRequestError) as refused:
                 await client.batches.create(**{**asked, **change})

@@ -75,6 +75,8 @@ async def test_wrong_questions(http: aiohttp.ClientSession) -> None:
     for method, path in (
         ("GET", "/answers?order=size"),
         ("GET", "/answers?limit=0"),
+        ("GET", f"/answers?limit={'9' * 5000}"),
+        ("GET", "/answers?limit=\u0663"),
         ("GET", "/answers?key=zz"),
         ("GET", "/answers?key=abc"),
         ("DELETE", "/answers"),

@@ -11,6 +11,7 @@ from aiohttp import web
 from hearthd.api.access import describe
 from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.keys import CACHE
+from hearthd.api.numbers import whole_number
 from hearthd.api.response import json_bytes, json_response
 from hearthd.cache.answers import Order, Selection
 from hearthd.cache.audit import Judged, Pair, report
@@ -94,12 +95,10 @@ async def list_answers(request: web.Request) -> web.Response:
     order = request.query.get("order", "recent")
     if order not in get_args(Order):
         raise InvalidRequest(f"order: must be one of {', '.join(get_args(Order))}", param="order")
-    text = request.query.get("limit", "50")
-    if not text.isdecimal() or not 0 < int(text) <= MOST_LISTED:
-        raise InvalidRequest(f"limit: must be 1 to {MOST_LISTED}", param="limit")
+    limit = whole_number(request.query.get("limit", "50"), "limit", 1, MOST_LISTED)
     which = _selection(request)
     exact = _exact(request)
-    found = await _stored(exact.listed(which, cast(Order, order), int(text)))
+    found = await _stored(exact.listed(which, cast(Order, order), limit))
     return json_response(AnswerList(found))
 
 

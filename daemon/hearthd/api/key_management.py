@@ -14,6 +14,7 @@ from hearthd.access.keyring import Held, KeySource
 from hearthd.api import body
 from hearthd.api.access import describe
 from hearthd.api.keys import KEYRING, REGISTER
+from hearthd.api.numbers import whole_number
 from hearthd.api.response import json_response
 from hearthd.config.schema import KeyConfig, KeyLimitsConfig, RequestClass, Role, Weight
 from hearthd.errors import InvalidRequest
@@ -111,10 +112,8 @@ async def revoke_key(request: web.Request) -> web.Response:
 
 async def list_actions(request: web.Request) -> web.Response:
     """GET /api/v1/audit"""
-    text = request.query.get("limit", "100")
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text) <= MOST_LISTED:
-        raise InvalidRequest(f"limit: must be 1 to {MOST_LISTED}", param="limit")
-    return json_response(ActionList(await request.app[REGISTER].actions(int(text))))
+    limit = whole_number(request.query.get("limit", "100"), "limit", 1, MOST_LISTED)
+    return json_response(ActionList(await request.app[REGISTER].actions(limit)))
 
 
 def _config(asked: KeyRequest, unix_now: float) -> KeyConfig:

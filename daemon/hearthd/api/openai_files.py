@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from hearthd.api.keys import BATCHES
+from hearthd.api.numbers import whole_number
 from hearthd.api.paging import cut, owner_of, page_of, visible_to
 from hearthd.api.response import json_response
 from hearthd.api.upload import read_form
@@ -141,15 +142,7 @@ def keep_seconds_of(anchor: object, seconds: object, at: str = "expires_after") 
         return None
     if anchor != "created_at":
         raise InvalidRequest(f"{at}.anchor: must be created_at", param=f"{at}.anchor")
-    text = str(seconds)
-    if not (text.isascii() and text.isdecimal()):
-        raise InvalidRequest(f"{at}.seconds: must be a number", param=f"{at}.seconds")
-    if not LEAST_KEEP_SECONDS <= int(text) <= MOST_KEEP_SECONDS:
-        raise InvalidRequest(
-            f"{at}.seconds: must be {LEAST_KEEP_SECONDS} to {MOST_KEEP_SECONDS}",
-            param=f"{at}.seconds",
-        )
-    return float(text)
+    return float(whole_number(str(seconds), f"{at}.seconds", LEAST_KEEP_SECONDS, MOST_KEEP_SECONDS))
 
 
 def _check_purpose(purpose: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeVar, cast
 from aiohttp import web
 
 from hearthd.api.authentication import PRINCIPAL
+from hearthd.api.numbers import whole_number
 from hearthd.batch.stored import Page
 from hearthd.errors import InvalidRequest
 from hearthd.serving.principal import LOCAL, RIGHTS, Principal
@@ -43,14 +44,12 @@ def listed_to(request: web.Request) -> str | None:
 
 def page_of(request: web.Request, *, default: int, most: int) -> Page:
     """The page that a query asks for; raises InvalidRequest."""
-    text = request.query.get("limit", str(default))
-    if not (text.isascii() and text.isdecimal()) or not 0 < int(text) <= most:
-        raise InvalidRequest(f"limit: must be 1 to {most}", param="limit")
+    limit = whole_number(request.query.get("limit", str(default)), "limit", 1, most)
     order = request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest("order: must be asc or desc", param="order")
     return Page(
-        limit=int(text),
+        limit=limit,
         after=request.query.get("after") or None,
         order=cast(Literal["asc", "desc"], order),
         owner=listed_to(request),

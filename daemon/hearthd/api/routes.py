@@ -21,6 +21,7 @@ from hearthd.api import (
     openai_embeddings,
     openai_files,
     openai_models,
+    operating,
     rerank,
     system,
     tokenize,
@@ -77,8 +78,8 @@ ROUTES_BY_RIGHT: Final[Mapping[Right, tuple[web.RouteDef, ...]]] = {
         web.post("/api/v1/cache/audit", cached_answers.audit),
         web.post("/api/v1/keys", key_management.add_key),
         web.delete("/api/v1/keys/{name}", key_management.revoke_key),
-        web.delete("/api/v1/requests/{number}", top.cancel_request),
-        web.post("/api/v1/models/{name:.+}/{operation}", top.operate),
+        web.delete("/api/v1/requests/{number}", operating.cancel_request),
+        web.post("/api/v1/models/{name:.+}/{operation}", operating.operate),
     ),
 }
 

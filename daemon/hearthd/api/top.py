@@ -1,4 +1,4 @@
-"""What operators watch: the whole box in one answer, and what they may do to models and requests."""
+"""What operators watch: the whole box in one answer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, cast, get_args
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from hearthd import __version__, log
-from hearthd.api.access import describe
 from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.keys import BATCHES, CACHE, CHECKUP, DEVICES, SERVING
+from hearthd.api.numbers import whole_number
 from hearthd.api.openai_models import ModelDetails
 from hearthd.api.openai_models import describe as describe_model
 from hearthd.api.response import json_response
 from hearthd.cache.service import ResponseCache
 from hearthd.config.schema import Role
-from hearthd.errors import InvalidRequest, NotFound
 from hearthd.hardware.cpu_load import CpuLoad, mean_load
 from hearthd.hardware.device import Device
 from hearthd.lan.announcer import Announcer
 from hearthd.placement.ledger import Ledger
-from hearthd.serving.operations import Operation
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.status import ModelStatus
 from hearthd.serving.under_way import UnderWay
@@ -50,8 +48,6 @@ MOST_LINES: Final = 500
 LOOK_SECONDS: Final = 0.9
 MOST_REQUESTS: Final = 200
 _STARTED: Final = web.AppKey("started", float)
-DRAIN_SECONDS: Final = 30.0
-_MOST_DRAIN_SECONDS: Final = 86_400.0
 
 
 class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,24 +120,10 @@ class Top(msgspec.Struct, frozen=True, kw_only=True):
     log: list[log.Line] | None  # null: only operators see it
 
 
-class Operated(msgspec.Struct, frozen=True):
-    """How a model is once something was done to it; what takes time has begun."""
-
-    name: str
-    state: str
-    pinned: bool
-
-
-class Cancelled(msgspec.Struct, frozen=True):
-    """A request that was ended."""
-
-    number: int
-
-
 async def show_top(request: web.Request) -> web.Response:
     """GET /api/v1/top"""
-    after = _number(request.query.get("log_after", "0"), "log_after")
-    limit = min(MOST_LINES, _number(request.query.get("log_limit", "200"), "log_limit"))
+    after = whole_number(request.query.get("log_after", "0"), "log_after")
+    limit = min(MOST_LINES, whole_number(request.query.get("log_limit", "200"), "log_limit"))
     app, principal = request.app, request.get(PRINCIPAL, LOCAL)
     serving = app[SERVING]
     readiness, requests = serving.readiness(), serving.under_way()
@@ -167,26 +149,6 @@ async def show_top(request: web.Request) -> web.Response:
     return json_response(top, headers={"Cache-Control": "no-store"})
 
 
-async def operate(request: web.Request) -> web.Response:
-    """POST /api/v1/models/{name}/{operation}; 202: what takes time has begun."""
-    name, operation = request.match_info["name"], request.match_info["operation"]
-    describe(request, f"{operation} {name}")
-    if operation not in get_args(Operation):
-        raise NotFound(f"there is no operation {operation!r}: {', '.join(get_args(Operation))}")
-    seconds = _seconds(request.query.get("drain_seconds"))
-    status = request.app[SERVING].operate(name, cast(Operation, operation), seconds)
-    return json_response(Operated(status.name, status.state, status.pinned), status=202)
-
-
-async def cancel_request(request: web.Request) -> web.Response:
-    """DELETE /api/v1/requests/{number}"""
-    number = _number(request.match_info["number"], "number")
-    describe(request, str(number))
-    if not request.app[SERVING].cancel(number):
-        raise NotFound(f"no request {number} is under way")
-    return json_response(Cancelled(number))
-
-
 async def remember_start(app: web.Application) -> None:
     """When the daemon began; a signal of its start."""
     app[_STARTED] = time.time()
@@ -194,26 +156,6 @@ async def remember_start(app: web.Application) -> None:
 
 
 # --- parts -------------------------------------------------------------------------------------
-
-
-def _number(text: str, param: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 15:
-        raise InvalidRequest(f"{param}: must be a whole number, not {text!r}", param=param)
-    return int(text)
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return DRAIN_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.0 <= seconds <= _MOST_DRAIN_SECONDS:
-        raise InvalidRequest(
-            f"drain_seconds: must be 0 to {_MOST_DRAIN_SECONDS:.0f}", param="drain_seconds"
-        )
-    return seconds
 
 
 class _Seen(msgspec.Struct, frozen=True):
