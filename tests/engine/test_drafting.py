@@ -170,3 +170,32 @@ def test_a_hiccup_of_the_machine_does_not_close_the_gate(slope: float) -> None:
         run(gate, 1, lambda _n: 30.0, lambda i: i % 20)
     spent, plain = run(gate, 100, lambda n: 0.01 + slope * n, lambda i: i % 20)
     assert plain / spent > 2
+
+
+@pytest.mark.parametrize("dear", [5.0, 20.0])
+def test_a_step_that_is_dear_the_first_time_does_not_close_the_gate(dear: float) -> None:
+    """Buffers and pages of a new width are had once; the machine may have a hiccup just then."""
+    seen: set[int] = set()
+
+    def seconds(n_rows: int) -> float:
+        is_new = n_rows > 1 and n_rows not in seen
+        seen.add(n_rows)
+        return (0.01 + 0.002 * n_rows) * (dear if is_new else 1.0)
+
+    gate = DraftGate()
+    run(gate, 300, seconds, lambda i: i % 20)
+    spent, plain = run(gate, 400, seconds, lambda i: i % 20)
+    assert plain / spent > 1.8
+
+
+def test_a_cost_is_believed_for_longer_the_more_often_it_was_measured() -> None:
+    costs = StepCosts()
+    costs.observe(4, 1.0)
+    for _ in range(5):
+        costs.observe(8, 1.0)
+    for _ in range(100):
+        costs.observe(1, 0.010)
+    assert not costs.known(4)
+    assert costs.known(8)
+    costs.observe(4, 0.012)
+    assert costs.of(4) == pytest.approx(0.012)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 STALE_AFTER = 2000
-"""Steps after which a cost that was not measured again is no longer believed."""
+"""Steps after which a cost that was not measured again is no longer believed, however often it was before."""
+_BELIEVED = 32
+"""Steps for which a single measurement is believed; each further one doubles them.
+
+A step of a new width is dear the first time (buffers, pages), and a machine has hiccups: taken for the
+width's cost, such a step would keep all others away.
+"""
+_MOST_DOUBLINGS = 6
 LEAST_PROMPT_ROWS = 16
 """Of a step, however slow: prompts get on."""
 FIRST_PROMPT_ROWS = 64
@@ -27,13 +34,16 @@ class StepCosts:
         self._seconds: dict[int, float] = {}
         self._sorted: list[int] = []
         self._seen_at: dict[int, int] = {}
+        self._n_measured: dict[int, int] = {}  # of each width, also of those that are forgotten
         self._n_seen = 0
 
     def observe(self, n_rows: int, seconds: float) -> None:
         """Take one measurement; a width that was not seen for long is forgotten, and tried anew."""
         self._n_seen += 1
         self._seen_at[n_rows] = self._n_seen
-        if self._n_seen % STALE_AFTER == 0:
+        n_before = self._n_measured.get(n_rows, 0)
+        self._n_measured[n_rows] = n_before + 1
+        if self._n_seen % _BELIEVED == 0:
             self._forget_stale()
         known = self._seconds.get(n_rows)
         if known is None:
@@ -41,11 +51,13 @@ class StepCosts:
             self._sorted = sorted(self._seconds)
             return
         bounded = min(seconds, 4 * known)  # one hiccup of the machine is not the cost of a step
-        self._seconds[n_rows] = known + _EWMA * (bounded - known)
+        weight = max(_EWMA, 1 / (n_before + 1))  # the mean of the first few
+        self._seconds[n_rows] = known + weight * (bounded - known)
 
     def _forget_stale(self) -> None:
         for n_rows, at in list(self._seen_at.items()):
-            if self._n_seen - at > STALE_AFTER:
+            believed = _BELIEVED << min(self._n_measured[n_rows] - 1, _MOST_DOUBLINGS)
+            if self._n_seen - at > min(STALE_AFTER, believed):
                 del self._seen_at[n_rows], self._seconds[n_rows]
         self._sorted = sorted(self._seconds)
 

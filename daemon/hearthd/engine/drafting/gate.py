@@ -170,7 +170,8 @@ class DraftGate:
             return
         plain_steps = n_gained / len(plan)
         self.counters.observe(own_seconds + model_seconds, plain * plain_steps)
-        spent = min(own_seconds, _HICCUP * expected) + model_seconds
+        in_turn = plain * n_rows / len(plan)  # its rows one after the other: none really costs more
+        spent = min(own_seconds, _HICCUP * expected, in_turn) + model_seconds
         self._purse.earn(plain_steps)
         if self.offer is not None:
             self.offer.settle(plain_steps, spent / plain, guessed=model_seconds > 0)
