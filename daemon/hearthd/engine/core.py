@@ -60,7 +60,7 @@ class EngineCore:
         self.pipeline = pipeline
         self.store = store
         self.scheduler = scheduler
-        self.prefixes = scheduler.prefixes = prefixes
+        self.prefixes = scheduler.seats.prefixes = prefixes
         self.counters = Counters()
         self._after_step = after_step
         self._builder = BatchBuilder()

@@ -2,9 +2,8 @@
 
 There are no prefill and decode phases. Each request's `n_computed` chases its tokens (and drafts)
 under a budget of rows for each step: running requests first, decoding ones before prompts, then
-waiting ones; long prompts in chunks, cut so that those who decode are not held up. Who waits comes by
-class, and within a class by what its key was served; batch gives up its seat for what is more urgent.
-When memory is short the request that ranks last is preempted and later recomputed, and nothing is
+waiting ones, as `seats` admits them; long prompts in chunks, cut so that those who decode are not held
+up. When memory is short the request that ranks last is preempted and later recomputed, and nothing is
 admitted in that step. (After vLLM's V1 scheduler; steps are transactions as in onnxruntime-genai's
 engine.)
 """
@@ -21,14 +20,12 @@ from hearthd.engine import policy
 from hearthd.engine.adapter_turns import AdapterTurns
 from hearthd.engine.costs import LEAST_PROMPT_ROWS, PromptCosts
 from hearthd.engine.drafting.drafter import Drafter
-from hearthd.engine.fairness import FairShare
 from hearthd.engine.flight import commit_decode, commit_mixed, launch, note_failure
-from hearthd.engine.prefixes.tiers import PrefixTiers
 from hearthd.engine.request import Request, RequestState
+from hearthd.engine.seats import Seats
 from hearthd.engine.selection import Selection
 from hearthd.engine.sharing import Crowd, Shares, StepSharing
 from hearthd.engine.step import StepPlan
-from hearthd.engine.waiting import WaitingQueue
 
 
 class Unserviceable(Exception):
@@ -63,33 +60,26 @@ class Scheduler:
         """
         self.store = store
         self.caps = caps
-        self.n_seq = n_seq
         self.step_tokens = max(step_tokens, n_seq)
         self.max_wants = caps.max_wants or self.step_tokens
         self.mixed = caps.mixed and caps.ragged
         self.n_batches = n_batches
         self.drafter: Drafter | None = None
-        self.prefixes: PrefixTiers | None = None
         self.clock = clock
         self.turns: AdapterTurns | None = None
         if has_adapters and caps.adapters_per_batch is not None:
             self.turns = AdapterTurns(caps.adapters_per_batch, itl_target_seconds)
-        self.running: list[Request] = []
-        self.shares = FairShare()
-        self.waiting = WaitingQueue(lambda r: policy.waiting_rank(r, self.shares.served(r)))
+        self.seats = Seats(store, n_seq, aging_seconds=aging_seconds, sent_back=self._stop_guessing)
+        self.running, self.waiting = self.seats.running, self.seats.waiting
+        self.shares = self.seats.shares
         self.costs = PromptCosts()
         self.sharing = StepSharing(
             self.costs, itl_target_seconds=itl_target_seconds, aging_seconds=aging_seconds
         )
-        self.n_preemptions = 0
-        self._aging_seconds = aging_seconds
-        self._latest_turns: dict[int, float] = {}  # of each level: when one of it was given a turn
-        self._leaving_seats: set[Request] = set()  # give way once no step in flight names them
         self._n_deadlines = 0  # requests here that have one
         self._shortest_first = False  # among prompts, in turns
         self._n_added = 0
         self._held_back = False  # a step preempted: admit nobody before one has been committed
-        self._refused: tuple[int, int] | None = None  # request id, free tokens when it did not fit
         self._prompts_turn = False  # where they do not fit one step, prompts and decoding alternate
         self._n_decoded = 0  # rows of decoding so far: where the turn is when not all fit a step
         # by adapters: where the last three were after a step with these, for they alternate from step to step
@@ -112,25 +102,19 @@ class Scheduler:
         """Put a new request in the queue."""
         self._n_added += 1
         request.order = self._n_added
-        request.queued_seconds = self.clock()
         self._n_deadlines += request.priority.deadline_seconds is not None
-        self.shares.join(request)
-        self.waiting.add(request)
+        self.seats.join(request, self.clock())
 
     def finish(self, request: Request) -> None:
         """The request is over, for whatever reason; its memory is free once no step names it."""
-        if request.state is RequestState.WAITING:
-            self.waiting.remove(request)
-        elif request.state is RequestState.RUNNING:
-            self.running.remove(request)
+        self.seats.leave(request)
+        if request.state is RequestState.RUNNING:
             if request.n_inflight:
                 self._n_leaving += 1
             else:
                 self.store.release(request)
         request.state = RequestState.FINISHED
         self._n_deadlines -= request.priority.deadline_seconds is not None
-        self._leaving_seats.discard(request)
-        self.shares.leave(request)
         if self.drafter is not None:
             self.drafter.forget(request)
 
@@ -156,9 +140,19 @@ class Scheduler:
         self.costs.observe(n_decoding, plan.n_rows - n_decoding, seconds)
 
     @property
+    def n_preemptions(self) -> int:
+        """How often a request that ran was sent back to the queue."""
+        return self.seats.n_preemptions
+
+    @property
     def has_work(self) -> bool:
         """Whether any request is not finished."""
         return bool(self.running or self.waiting)
+
+    def _stop_guessing(self, request: Request) -> None:
+        """A request goes back to the queue."""
+        if self.drafter is not None:
+            self.drafter.leave(request)
 
     # --- planning ------------------------------------------------------------------------------
 
@@ -167,21 +161,19 @@ class Scheduler:
 
         Raises Unserviceable when the only request there is cannot be given room.
         """
-        if self.waiting:
-            self._give_turns()
-        if self._leaving_seats:
-            self._clear_seats()
+        self.seats.settle(self.clock())
         selection, admitted = self._select()
         while selection.requests:
             reservation = self.store.reserve(selection.wants)
             if reservation is not None:
-                self._start(admitted)
+                if admitted:
+                    self.seats.note_start(admitted, self.clock())
                 self._n_plans += 1
                 return launch(selection, reservation)
             if selection.drop_drafts():
                 continue
             if admitted and (len(self.running) > 1 or self._n_plans):
-                self._put_back(admitted.pop(), selection)
+                self.seats.put_back(admitted.pop(), selection)
             elif not self._preempt(selection):
                 break
         return None
@@ -238,8 +230,9 @@ class Scheduler:
         decoding: list[Request] = []
         prompts: list[Request] = []
         overlaps = self.caps.async_depth > 0
+        leaving = self.seats.leaving
         for request in self.running:
-            if self._leaving_seats and request in self._leaving_seats:
+            if leaving and request in leaving:
                 continue
             n_started = request.n_computed
             if request.n_inflight:
@@ -285,8 +278,7 @@ class Scheduler:
             selection.add(request, 1 + len(draft), 1 + len(draft), len(draft))
 
     def _share_step(self, decoding: list[Request], prompts: list[Request]) -> Shares:
-        n_seats = max(0, self.n_seq - len(self.running))
-        crowd = Crowd(self.running, self.waiting.first(), min(n_seats, len(self.waiting)))
+        crowd = Crowd(self.running, self.waiting.first(), self.seats.n_entering)
         return self.sharing.share(
             decoding, prompts, crowd, prompts_turn=self._prompts_turn, now=self.clock()
         )
@@ -307,12 +299,14 @@ class Scheduler:
         selection.share_prompts = not is_alone and self.caps.saturating_rows is None
         for request in prompts:
             if admits:
-                admitted += self._admit(selection, above=request.level)
-            if request.state is not RequestState.RUNNING or request in self._leaving_seats:
+                admitted += self.seats.admit(selection, self._pick_prompt, above=request.level)
+            if request.state is not RequestState.RUNNING or request in self.seats.leaving:
                 continue  # it has just given way
             if not self._pick_prompt(selection, request):
                 return admitted
-        return admitted + self._admit(selection, above) if admits else admitted
+        if admits:
+            admitted += self.seats.admit(selection, self._pick_prompt, above)
+        return admitted
 
     def _draft(self, chosen: list[Request], selection: Selection) -> list[list[int]] | None:
         """Guesses for the decoding requests of a step; None where nobody guesses."""
@@ -357,144 +351,7 @@ class Scheduler:
         most = self.caps.max_prefill_seqs
         return most is not None and sum(want.n_tokens > 1 for want in selection.wants) >= most
 
-    def _admit(self, selection: Selection, above: int | None = None) -> list[Request]:
-        """Move waiting requests into the selection, in rank order, while they fit.
-
-        `above`: only those of a higher level.
-        """
-        admitted: list[Request] = []
-        while (request := self.waiting.first()) is not None:
-            if above is not None and request.level <= above:
-                break
-            if not selection.takes(request):
-                break
-            if selection.prompt_rows_left(1) < 1 or not self._has_seat(request, selection):
-                break
-            if not self._fits(request, selection):
-                break
-            if not self._pick_prompt(selection, request):
-                self._forget(request)
-                break
-            self._refused = None
-            self.waiting.remove(request)
-            self.running.append(request)
-            request.state = RequestState.RUNNING
-            if request.started_seconds is None:
-                self.shares.charge(request, len(request.tokens) - request.n_given)
-            admitted.append(request)
-        return admitted
-
-    def _has_seat(self, request: Request, selection: Selection) -> bool:
-        """Whether a request that waits can run, somebody else having made way for it where need be."""
-        while len(self.running) >= self.n_seq or not self.store.can_admit():
-            if not self._make_way(request, selection):
-                return False
-        return True
-
-    def _fits(self, request: Request, selection: Selection) -> bool:
-        """Whether there is room for all of a request that waits, found or made; then it is matched."""
-        while True:
-            n_planned = sum(want.n_tokens for want in selection.wants)
-            free = self.store.free_tokens() - n_planned
-            if self.running and self._was_refused(request, free):
-                return False
-            request.n_computed = self.store.match(request)
-            self._seek_copy(request)
-            need = len(request.tokens) - request.n_computed
-            need += policy.admission_margin_tokens(len(self.running), BLOCK_TOKENS)
-            free = self.store.free_tokens() - n_planned
-            if not self.running or need <= free:
-                return True
-            self._forget(request)
-            if need > free + self._n_yielding(request) or not self._make_way(request, selection):
-                self._refused = (request.id, free)
-                return False
-
-    def _seek_copy(self, request: Request) -> None:
-        """Have a request that waits go on after a saved prefix, where memory has much less of it."""
-        if self.prefixes is not None:
-            request.recall = self.prefixes.find(request)
-            if request.recall is not None:
-                request.n_computed = self.store.match(request, 0)
-
-    def _n_yielding(self, request: Request) -> int:
-        """Tokens in memory of those that would give way to a request, and are not about to."""
-        if policy.gives_way(request, self.running) is None:
-            return 0
-        return sum(r.n_computed for r in self.running if r.level <= policy.BATCH_LEVEL)
-
-    def _make_way(self, request: Request, selection: Selection) -> bool:
-        """Have one that runs give up its seat for a more urgent one that waits; False where none can now."""
-        loser = policy.gives_way(request, [r for r in self.running if r not in self._leaving_seats])
-        if loser is None:
-            return False
-        if loser.n_inflight:
-            self._leaving_seats.add(loser)
-            return False
-        self._evict(loser, selection)
-        return True
-
-    def _evict(self, request: Request, selection: Selection) -> None:
-        """Back to the queue with a request that runs; its tokens stay in memory while there is room."""
-        self._leaving_seats.discard(request)
-        request.draft = []
-        request.n_preempted += 1
-        self.n_preemptions += 1
-        if self.prefixes is not None:
-            self.prefixes.note(request, counts=False)
-        self._put_back(request, selection)
-
-    def _give_turns(self) -> None:
-        """Let classes that have waited too long have a turn."""
-        now = self.clock()
-        oldest = self.waiting.oldest_by_level()
-        for request in policy.due_a_turn(oldest, self._latest_turns, self._aging_seconds, now):
-            self._latest_turns[request.level] = now
-            self.waiting.remove(request)
-            request.level = max(oldest)
-            self.waiting.add(request)
-
-    def _clear_seats(self) -> None:
-        """Those that were to give way do, or stay where nobody is there for whom to."""
-        head = self.waiting.first()
-        for request in list(self._leaving_seats):
-            if head is None or policy.gives_way(head, (request,)) is None:
-                self._leaving_seats.discard(request)
-            elif not request.n_inflight:
-                self._evict(request, Selection(0, 0))
-
-    def _was_refused(self, request: Request, free_tokens: int) -> bool:
-        """Whether it did not fit when no less was free; spares looking for its prefix each step."""
-        if self._refused is None:
-            return False
-        refused_id, refused_free = self._refused
-        return refused_id == request.id and free_tokens <= refused_free
-
-    def _start(self, admitted: list[Request]) -> None:
-        """Note when requests left the queue, and what of their prompt was cached."""
-        for request in admitted:
-            if request.started_seconds is None:
-                request.started_seconds = self.clock()
-                request.n_cached = min(request.n_given, request.n_prompt)
-
     # --- shortage ------------------------------------------------------------------------------
-
-    def _put_back(self, request: Request, selection: Selection) -> None:
-        """Back to the queue, as if nothing of it had been selected or computed."""
-        selection.drop(request)
-        self.running.remove(request)
-        if request.started_seconds is None:  # it is charged when it is admitted again
-            self.shares.charge(request, request.n_given - len(request.tokens))
-        if self.drafter is not None:
-            self.drafter.leave(request)
-        self._forget(request)
-        request.state = RequestState.WAITING
-        self.waiting.add(request)
-
-    def _forget(self, request: Request) -> None:
-        self.store.release(request)
-        request.n_computed = 0
-        request.recall = None
 
     def _preempt(self, selection: Selection) -> bool:
         """Send the request that ranks last back to the queue; False when all are in flight."""
@@ -506,7 +363,7 @@ class Scheduler:
                 return False  # what has finished holds its memory until its last step retires
             raise Unserviceable(request)
         self._held_back = True
-        self._evict(request, selection)
+        self.seats.evict(request, selection)
         return True
 
     def preempt_one(self) -> None:
