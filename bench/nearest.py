@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Finding the nearest question: as hearthd does it, against NumPy and sqlite-vec where they are installed.
 
-Random directions, and what is looked for is one of them with noise. hearthd's way reads signs of all
-candidates from its database and multiplies a few out; NumPy has all vectors in memory; sqlite-vec has them
-in a table of its own. "found" is how often the true nearest was.
+Random directions, and what is looked for is one of them with noise. hearthd's way has signs of all
+candidates in memory, and reads the vectors of a few from its database and multiplies them out; NumPy has
+all vectors in memory; sqlite-vec has them in a table of its own. "found" is how often the true nearest was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
-from hearthd.cache.semantic import nearest
+from hearthd.cache.neighbours import Neighbours
 from hearthd.cache.tables import SCHEMA
 from hearthd.cache.vectors import signs, unit
 
@@ -93,9 +93,10 @@ def _hearthd(folder: Path, vectors: list[array[float]]) -> Find:
             (_CONTEXT, i + 1, signs(vector), vector.tobytes()),
         )
     connection.execute("COMMIT")
+    neighbours = Neighbours()
 
     def find(vector: array[float]) -> int:
-        found = nearest(connection, _CONTEXT, vector, b"")
+        found = neighbours.nearest(connection, _CONTEXT, vector, b"")
         return -1 if found is None else int.from_bytes(found.entry.key)
 
     return find

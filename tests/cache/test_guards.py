@@ -101,7 +101,10 @@ def test_a_vector_is_nearest_to_itself(values: list[float]) -> None:
     assert cosine(vector, vector) == pytest.approx(1, abs=1e-5)
     opposite = array("f", [-value for value in vector])
     assert cosine(vector, opposite) == pytest.approx(-1, abs=1e-5)
-    found = nearest_signs(signs(vector), [(1, signs(opposite)), (2, signs(vector))])
+    candidates = {1: signs(opposite), 2: signs(vector)}
+    found = nearest_signs(
+        signs(vector), {number: int.from_bytes(bits) for number, bits in candidates.items()}
+    )
     assert found[0] == 2
 
 

@@ -7,20 +7,18 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from hearthd import wire
-from hearthd.cache import answers
 from hearthd.cache.asked import Asked
 from hearthd.cache.counts import Counts
-from hearthd.cache.entry import Entry
 from hearthd.cache.exact import ExactCache
-from hearthd.cache.fingerprint import Fingerprint, Question, Scope, question_in
+from hearthd.cache.fingerprint import Fingerprint, Question, question_in
 from hearthd.cache.guards import differs
+from hearthd.cache.neighbours import Neighbour, Neighbours
 from hearthd.cache.policy import Policy
 from hearthd.cache.recording import BadRecording, Recording, Step, unpack
-from hearthd.cache.vectors import cosine, nearest_signs, signs, unit
+from hearthd.cache.vectors import cosine, signs, unit
 from hearthd.errors import HearthError
 from hearthd.serving.encoding import EncodingRequest
 from hearthd.serving.identity import ModelIdentity
@@ -33,18 +31,7 @@ LOOKUP_SECONDS: Final = 1.0
 """A lookup that takes longer is given up."""
 ALIKE: Final = 0.9
 """Two answers whose vectors are so near say about the same."""
-_MOST_CANDIDATES: Final = 10_000
-"""Questions compared, the latest: so many take some milliseconds (bench/nearest.py)."""
 _MOST_CHARS: Final = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """The nearest question that was answered before."""
-
-    entry: Entry
-    question: str
-    similarity: float
 
 
 class SemanticCache:
@@ -55,6 +42,7 @@ class SemanticCache:
         self._exact = exact
         self.policy = policy
         self._counts = counts
+        self._neighbours = Neighbours()
 
     # --- what the cache asks -------------------------------------------------------------------
 
@@ -108,6 +96,9 @@ class SemanticCache:
                 (*values, wanted.key),
             )
         )
+        await self._exact.read(
+            lambda c: self._neighbours.learn(c, question.context, wanted.key), None
+        )
 
     async def similarities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """How alike the questions of each pair are; raises what the embedding model says no with."""
@@ -158,42 +149,13 @@ class SemanticCache:
     async def _nearest(
         self, context: bytes, vector: array[float], not_key: bytes
     ) -> Neighbour | None:
-        return await self._exact.read(lambda c: nearest(c, context, vector, not_key), None)
+        return await self._exact.read(
+            lambda c: self._neighbours.nearest(c, context, vector, not_key), None
+        )
 
     def _fault(self, error: Exception) -> None:
         self._counts.fault("semantic")
         log.debug("questions cannot be compared: %s", error)
-
-
-def nearest(
-    connection: answers.Connection, context: bytes, vector: array[float], not_key: bytes
-) -> Neighbour | None:
-    """In the reader's thread: only questions of the context are looked at."""
-    candidates = connection.execute(
-        "SELECT answer, signs FROM questions WHERE context = ? ORDER BY answer DESC LIMIT ?",
-        (context, _MOST_CANDIDATES),
-    ).fetchall()
-    best: tuple[float, int] | None = None
-    for number in nearest_signs(signs(vector), candidates):
-        for values, key in connection.execute(
-            "SELECT q.vector, a.key FROM questions q JOIN answers a ON a.id = q.answer"
-            " WHERE q.answer = ?",
-            (number,),
-        ):  # no row: the answer has gone since
-            if key != not_key:
-                similarity = cosine(vector, array("f", values))
-                best = max(best or (-2.0, 0), (similarity, number))
-    if best is None:
-        return None
-    for question, key, partition, model, digest in connection.execute(
-        "SELECT q.question, a.key, s.partition, s.model, s.digest FROM questions q"
-        " JOIN answers a ON a.id = q.answer JOIN scopes s ON s.id = a.scope WHERE q.answer = ?",
-        (best[1],),
-    ):
-        entry = answers.find(connection, key, Scope(partition, model, digest))
-        if entry is not None:
-            return Neighbour(entry, question, best[0])
-    return None
 
 
 def _text(steps: Sequence[Step]) -> str:

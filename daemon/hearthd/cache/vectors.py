@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping
 from operator import mul
 from typing import Final
 
@@ -37,9 +37,10 @@ def cosine(one: array[float], other: array[float]) -> float:
     return float(sum(map(mul, one, other)))
 
 
-def nearest_signs(wanted: bytes, candidates: Sequence[tuple[int, bytes]]) -> list[int]:
-    """Numbers of the few candidates that agree in most signs."""
-    bits, read = int.from_bytes(wanted), int.from_bytes
-    distances = [(bits ^ read(candidate)).bit_count() for _, candidate in candidates]
+def nearest_signs(wanted: bytes, candidates: Mapping[int, int]) -> list[int]:
+    """Numbers of the few candidates that agree in most signs; these are given as integers, by number."""
+    bits = int.from_bytes(wanted)
+    distances = [(bits ^ candidate).bit_count() for candidate in candidates.values()]
+    numbers = list(candidates)
     nearest = heapq.nsmallest(FEW, range(len(distances)), key=distances.__getitem__)
-    return [candidates[at][0] for at in nearest]
+    return [numbers[at] for at in nearest]
