@@ -15,7 +15,8 @@ from hearthd import wire
 from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.drafting.offer import ModelOffer
 from hearthd.engine.intake import Intake
-from hearthd.engine.loader import execute_load, plan_load
+from hearthd.engine.load_plan import plan_load
+from hearthd.engine.loader import execute_load
 
 PLAIN, LOOKUP, MODEL = "plain", "lookup", "model"
 WAYS = (PLAIN, LOOKUP, MODEL)

@@ -11,7 +11,8 @@ from hearth_bench.bare import BareLlama
 from hearthd import wire
 from hearthd.engine.core import EngineCore
 from hearthd.engine.intake import Intake
-from hearthd.engine.loader import execute_load, plan_load
+from hearthd.engine.load_plan import plan_load
+from hearthd.engine.loader import execute_load
 
 
 class Stepper(Protocol):

@@ -33,7 +33,7 @@ from recurrent_models import write_recurrent
 
 from hearth_backends.gguf.vocab import open_gguf
 from hearthd import wire
-from hearthd.engine.loader import plan_load
+from hearthd.engine.load_plan import plan_load
 
 LEASE = Lease(1, "cpu:0", Bytes(0, 0, 0))
 Write = Callable[[Path, Path], None]

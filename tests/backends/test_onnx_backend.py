@@ -29,7 +29,7 @@ from hearth_backends.onnx.decoder import build_decoder
 from hearth_backends.onnx.memory import packed_bytes
 from hearth_backends.weights.opening import open_reader
 from hearthd import wire
-from hearthd.engine.loader import plan_load
+from hearthd.engine.load_plan import plan_load
 
 
 def test_devices() -> None:

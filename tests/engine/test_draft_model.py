@@ -19,7 +19,8 @@ from hearth_backends.canary import tasks, tokens
 from hearth_backends.errors import BackendError
 from hearthd import wire
 from hearthd.engine.drafting.vocabularies import difference
-from hearthd.engine.loader import execute_load, plan_load
+from hearthd.engine.load_plan import plan_load
+from hearthd.engine.loader import execute_load
 
 CANARY = str(Path(hearth_backends.__file__).parent / "canary" / "canary.gguf")
 SIM = "sim:layers=2,context=512"

@@ -17,7 +17,7 @@ from hearthd import wire
 from hearthd.config.schema import ModelConfig, StageConfig
 from hearthd.engine.encoding.loader import plan_encoder
 from hearthd.engine.encoding.task import choose_encoding
-from hearthd.engine.loader import plan_load
+from hearthd.engine.load_plan import plan_load
 from hearthd.serving.deployments import draft_config
 
 CANARY = "builtin:canary"

@@ -7,7 +7,7 @@ import pytest
 from hearth_backends.errors import Unsupported
 from hearth_backends.registry import open_model
 from hearthd import wire
-from hearthd.engine.loader import plan_load
+from hearthd.engine.load_plan import plan_load
 from hearthd.engine.quarantine import best_backend
 
 CANARY = "builtin:canary"

@@ -20,7 +20,8 @@ from hearthd.engine.drafting.drafter import Drafter
 from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.drafting.model import DraftModel
 from hearthd.engine.intake import Intake
-from hearthd.engine.loader import LoadPlan, PlannedStage, assemble, load_adapters, plan_load
+from hearthd.engine.load_plan import LoadPlan, PlannedStage, plan_load
+from hearthd.engine.loader import assemble, load_adapters
 
 
 @dataclass(slots=True)

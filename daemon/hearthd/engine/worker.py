@@ -28,7 +28,8 @@ from hearthd.engine.encoding.task import choose_encoding
 from hearthd.engine.encoding.worker import serve_encoder
 from hearthd.engine.intake import Arrival, Intake
 from hearthd.engine.link import EngineLink, HearthdGone
-from hearthd.engine.loader import execute_load, model_info, plan_load
+from hearthd.engine.load_plan import plan_load
+from hearthd.engine.loader import execute_load, model_info
 from hearthd.engine.loop import EngineLoop
 from hearthd.engine.prefixes.file import SavedPrefix
 from hearthd.engine.prefixes.tiers import PrefixCounters
