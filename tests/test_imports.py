@@ -21,7 +21,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_hearthd_never_loads_a_native_library_or_a_backend() -> None:
-    loaded = loaded_by("import hearthd.main, hearthd.app")
+    loaded = loaded_by("import hearthd.main, hearthd.life")
     assert not loaded & {*HEAVY, "hearth_backends", "hearth_tui", "hearthd.engine"}
 
 
@@ -34,6 +34,7 @@ def test_an_engine_never_loads_the_control_plane() -> None:
         "hearthd.api",
         "hearthd.serving",
         "hearthd.app",
+        "hearthd.life",
     }
     assert not loaded & {"torch", "onnxruntime", "llama_cpp", "llguidance"}
 

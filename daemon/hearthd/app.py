@@ -1,15 +1,11 @@
-"""App: builds every part from a Config and hangs it on the web application; owns their life together."""
+"""App: builds every part from a Config and hangs it on the web application, whose start and end are theirs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -18,8 +14,7 @@ from hearthd import __version__, wire
 from hearthd.access.keyring import Keyring
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
-from hearthd.api import connection, keys, routes, top
-from hearthd.api.loopback import Loopback
+from hearthd.api import keys, routes, top
 from hearthd.batch.counts import BatchCollector
 from hearthd.batch.owners import Owners
 from hearthd.batch.service import Batches
@@ -31,59 +26,35 @@ from hearthd.config.parse import is_loopback, split_address
 from hearthd.config.schema import Config
 from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.host import cpus_to_keep_to, threads_for
-from hearthd.hardware.memory import HostMemory, memory_of, model_budget_bytes
-from hearthd.hardware.monitor import DeviceMonitor, MonitorOptions
-from hearthd.hardware.tree import Tree
+from hearthd.hardware.memory import model_budget_bytes
+from hearthd.hardware.monitor import DeviceMonitor
 from hearthd.lan.announcer import Announcer
 from hearthd.lan.card import Card
 from hearthd.lan.identity import box_id
 from hearthd.lan.interfaces import choose, look
-from hearthd.listeners import BACKLOG, Listeners
+from hearthd.machine import Machine
 from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
 from hearthd.reload import RELOADER, Reloader, patience_of
-from hearthd.service_manager import ServiceManager
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
 from hearthd.serving.supervisor import Supervisor, SupervisorOptions
-from hearthd.systemd import Notifier
+from hearthd.tasks import going_on
 from hearthd.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-HANDLERS_END_SECONDS = 2.0
-"""For handlers to write their last words, once nothing is left to wait for."""
-STOP_MARGIN_SECONDS = 10.0
-"""For what is to be done after engines have ended, before the service manager grows impatient."""
 DISCOVERY_SECONDS = 10.0
 """That models wait at the start for devices they name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What the machine has, as far as it is known before the daemon listens."""
-
-    memory: HostMemory
-    devices: DeviceMonitor
-
-
-def discover(config: Config) -> Hardware:
-    """Look at the processors and the memory; reads files, so it is done before the loop runs."""
-    options = MonitorOptions(
-        root=Path(config.hardware.root),
-        nvml_library=config.hardware.nvml_library,
-        poll_seconds=config.hardware.poll_seconds,
-    )
-    return Hardware(memory_of(Tree(options.root)), DeviceMonitor(options))
-
-
-def build_app(config: Config, hardware: Hardware) -> web.Application:
+def build_app(config: Config, machine: Machine) -> web.Application:
     """The web application with all its parts; starts nothing. Needs a running loop."""
     metrics = Metrics()
-    devices = hardware.devices
+    devices = machine.devices
     checkup = Checkup(devices, Path(config.state))
-    ledger = _ledger(config, hardware)
+    ledger = _ledger(config, machine)
     supervisor = Supervisor(ledger, _supervisor_options(config, devices, checkup))
     serving = Serving(
         config.models,
@@ -146,74 +117,15 @@ def make_announcer(app: web.Application, config: Config, port: int) -> Announcer
     return Announcer(card, lambda: choose(look(), config.lan.interfaces, host))
 
 
-async def serve(
-    config: Config,
-    listeners: Listeners,
-    hardware: Hardware,
-    notifier: Notifier,
-    read: Callable[[], Config],
-) -> None:
-    """Serve on sockets that listen already, until a signal; then drain and end everything.
-
-    `read` reads the configuration again, when the daemon is told to reload it; raises ConfigError.
-    """
-    app = build_app(config, hardware)
-    serving, reloader = app[keys.SERVING], app[RELOADER]
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handler_cancellation=True,  # a client that goes frees its slot at once
-        shutdown_timeout=HANDLERS_END_SECONDS,
-    )
-    async with ServiceManager(notifier, serving.models, serving.stalled) as manager:
-        with _signals() as signals:
-            app[top.ANNOUNCER] = make_announcer(app, config, split_address(listeners.address)[1])
-            try:
-                await runner.setup()
-                servers = [
-                    await connection.listen(
-                        runner,
-                        listener,
-                        app[keys.METRICS],
-                        backlog=BACKLOG,
-                        tls=app[keys.TLS].context,
-                    )
-                    for listener in (listeners.tcp, listeners.unix)
-                ]
-                app[keys.BATCHES].begin(Loopback(connection.acceptor(runner, app[keys.METRICS])))
-                _tell_listening(config, listeners)
-                gc.collect()
-                gc.freeze()  # what the start left stays; collections while serving need not look at it
-                manager.ready()
-                async with (
-                    app[top.ANNOUNCER].announcing(),
-                    _reloading(signals.reload, lambda: reloader.reload(read, manager)),
-                ):
-                    await signals.stop.wait()
-                drain_seconds = reloader.config.stop.drain_seconds
-                manager.stopping(
-                    drain_seconds + reloader.config.engine.stop_seconds + STOP_MARGIN_SECONDS
-                )
-                log.info("stopping: %g s for what runs", drain_seconds)
-                for server in servers:
-                    server.close()
-                app[keys.BATCHES].rest()
-                await _first_of(serving.drain(drain_seconds), signals.hurry)
-                await serving.stop(at_once=signals.hurry.is_set())
-            finally:
-                await runner.cleanup()
-    log.info("stopped")
-
-
-def _ledger(config: Config, hardware: Hardware) -> Ledger:
+def _ledger(config: Config, machine: Machine) -> Ledger:
     """With a budget for the host's memory, and one for each other device once it is found."""
     limits = config.memory
-    budget = model_budget_bytes(hardware.memory, budget=limits.budget, reserve=limits.reserve)
+    budget = model_budget_bytes(machine.memory, budget=limits.budget, reserve=limits.reserve)
     log.info("%s of memory for models", format_bytes(budget), extra={"budget_bytes": budget})
     ledger = Ledger({HOST_POOL: budget, **limits.devices})
     budgets = DeviceBudgets(ledger, limits.devices)
-    budgets.take_in(hardware.devices.inventory.devices)
-    hardware.devices.watch(budgets.on_event)
+    budgets.take_in(machine.devices.inventory.devices)
+    machine.devices.watch(budgets.on_event)
     return ledger
 
 
@@ -238,24 +150,15 @@ def _checking(config: Config) -> Callable[[web.Application], AsyncIterator[None]
     async def checking(app: web.Application) -> AsyncIterator[None]:
         checkup, serving = app[keys.CHECKUP], app[keys.SERVING]
         await checkup.open()
-        tasks = []
         if config.hardware.checkup:
             work = checkup.keep_going(lambda: _is_idle(serving))
-            tasks.append(asyncio.create_task(work, name="checkup of devices"))
-            tasks[0].add_done_callback(_tell_crash)
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            async with going_on(work, "checkup of devices"):
+                yield
+        else:
+            yield
         await checkup.close()
 
     return checking
-
-
-def _tell_crash(task: asyncio.Task[None]) -> None:
-    """Nobody waits for a task that goes on for ever."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("%s: the task has failed", task.get_name(), exc_info=error)
 
 
 def _is_idle(serving: Serving) -> bool:
@@ -361,75 +264,3 @@ async def _batches(app: web.Application) -> AsyncIterator[None]:
 
 def _prefix_folders(config: Config) -> PrefixFolders:
     return PrefixFolders(Path(config.state) / "prefixes")
-
-
-def _tell_listening(config: Config, listeners: Listeners) -> None:
-    address = {"listen": listeners.address, "socket": str(listeners.path)}
-    scheme = "https" if config.tls.on else "http"
-    log.info("listening on %s://%s and %s", scheme, *address.values(), extra=address)
-    if config.insecure:
-        log.warning("insecure = true: no key is needed on %s", listeners.address)
-
-
-@dataclass(frozen=True, slots=True)
-class _Signals:
-    """What the daemon has been told from outside."""
-
-    stop: asyncio.Event  # SIGTERM or SIGINT
-    hurry: asyncio.Event  # another one of these
-    reload: asyncio.Event  # SIGHUP, since it was last cleared
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Hear signals as events, as long as it lasts."""
-    signals = _Signals(asyncio.Event(), asyncio.Event(), asyncio.Event())
-    loop = asyncio.get_running_loop()
-
-    def on_stop() -> None:
-        (signals.hurry if signals.stop.is_set() else signals.stop).set()
-
-    heard = {
-        signal.SIGTERM: on_stop,
-        signal.SIGINT: on_stop,
-        signal.SIGHUP: signals.reload.set,
-    }
-    for number, hear in heard.items():
-        loop.add_signal_handler(number, hear)
-    try:
-        yield signals
-    finally:
-        for number in heard:
-            loop.remove_signal_handler(number)
-
-
-@contextlib.asynccontextmanager
-async def _reloading(
-    told: asyncio.Event, work: Callable[[], Coroutine[object, object, None]]
-) -> AsyncIterator[None]:
-    """Do the work each time the event is set; not twice at once."""
-
-    async def keep_reloading() -> None:
-        while True:
-            await told.wait()
-            told.clear()
-            await work()
-
-    task = asyncio.create_task(keep_reloading(), name="reloading")
-    task.add_done_callback(_tell_crash)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _first_of(work: Coroutine[object, object, object], event: asyncio.Event) -> None:
-    """Wait for the work, but no longer than for the event."""
-    tasks = [asyncio.create_task(work), asyncio.create_task(event.wait())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

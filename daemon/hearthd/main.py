@@ -94,7 +94,8 @@ def _run(read: Callable[[], Loaded], loaded: Loaded) -> int:
         listen(config.listen, Path(config.socket), passed) as listeners,
         state.note(listeners.address, str(listeners.path)),
     ):
-        from hearthd.app import discover, serve
+        from hearthd.life import serve
+        from hearthd.machine import discover
 
         asyncio.run(
             serve(config, listeners, discover(config), Notifier(os.environ), lambda: _again(read))
@@ -111,7 +112,7 @@ def _again(read: Callable[[], Loaded]) -> Config:
 
 def _check_up(word: Word, as_json: bool, loaded: Loaded) -> int:
     from hearthd import selftest
-    from hearthd.app import discover
+    from hearthd.machine import discover
 
     log.set_up("error", "text")
     config = loaded.config

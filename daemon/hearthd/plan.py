@@ -24,6 +24,7 @@ from hearthd.hardware.device import Device
 from hearthd.hardware.memory import memory_of, model_budget_bytes
 from hearthd.hardware.profiles import Profiles
 from hearthd.hardware.tree import Tree
+from hearthd.machine import discover
 from hearthd.placement.candidates import (
     Budgets,
     ModelFacts,
@@ -128,8 +129,6 @@ def ask_engine(path: str) -> ModelFacts:
 
 async def look(config: Config) -> Box:
     """The devices, and what was found out about them before."""
-    from hearthd.app import discover
-
     monitor = discover(config).devices
     profiles = Profiles(Path(config.state))
     try:

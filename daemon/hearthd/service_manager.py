@@ -11,6 +11,7 @@ from types import TracebackType
 
 from hearthd.serving.status import ModelStatus
 from hearthd.systemd import Notifier
+from hearthd.tasks import tell_crash
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class ServiceManager:
     async def __aenter__(self) -> ServiceManager:
         """Ask for patience from now on, until `ready`."""
         self._task = asyncio.create_task(self._keep_telling(), name="service manager")
+        self._task.add_done_callback(tell_crash)
         return self
 
     async def __aexit__(

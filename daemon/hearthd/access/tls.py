@@ -15,6 +15,7 @@ from hearthd.access.certificate import CertificateFacts, PairFiles, load_context
 from hearthd.access.selfsigned import ensure, names_of_this_machine, own_files
 from hearthd.config.schema import TlsConfig
 from hearthd.errors import ConfigError
+from hearthd.tasks import going_on
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +82,8 @@ class Tls:
         if self.context is None:
             yield
             return
-        task = asyncio.create_task(self._watch(), name="tls")
-        try:
+        async with going_on(self._watch(), "certificate"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:

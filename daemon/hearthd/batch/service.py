@@ -30,6 +30,7 @@ from hearthd.errors import HearthError, InvalidRequest, NotFound, ShuttingDown
 from hearthd.serving.service import Serving
 from hearthd.store.database import Database
 from hearthd.store.errors import StoreError
+from hearthd.tasks import tell_crash
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +102,14 @@ class Batches:
             log.critical("batches cannot be used: %s", error)
         else:
             self._keeper = asyncio.create_task(self._keep_tidy(), name="batch-files")
+            self._keeper.add_done_callback(tell_crash)
         finally:
             self._opened.set()
 
     def begin(self, answerer: Answerer) -> None:
         """Run what is not over, and what comes, once it can be read."""
         self._starting = asyncio.create_task(self._start(answerer), name="batches-begin")
+        self._starting.add_done_callback(tell_crash)
 
     async def _start(self, answerer: Answerer) -> None:
         await self._opened.wait()

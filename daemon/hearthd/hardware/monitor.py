@@ -28,6 +28,7 @@ from hearthd.hardware.scout import Scout, SourceFailed, SourceSilent, scan_comma
 from hearthd.hardware.sources import Source, needed_sources
 from hearthd.hardware.tree import Tree
 from hearthd.hardware.uevents import kernel_socket, listening
+from hearthd.tasks import tell_crash
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ class DeviceMonitor:
 
     def _start(self, name: str, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work, name=f"devices: {name}")
-        task.add_done_callback(_tell_crash)
+        task.add_done_callback(tell_crash)
         self._tasks[name] = task
 
     def _new_wake(self) -> asyncio.Event:
@@ -251,9 +252,3 @@ def _what_backends_see(inventory: Inventory) -> set[tuple[str, str | None, str]]
         for device in inventory.devices
         if device.state != "unconfirmed"
     }
-
-
-def _tell_crash(task: asyncio.Task[None]) -> None:
-    """A watch that has failed is not found out by waiting for it."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("%s: the task has failed", task.get_name(), exc_info=error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hearthd.lan.card import Card, instance_label
 from hearthd.lan.interfaces import Reach
+from hearthd.tasks import going_on
 
 if TYPE_CHECKING:
     from hearthd.lan.responder import Responder
@@ -48,12 +49,10 @@ class Announcer:
     @asynccontextmanager
     async def announcing(self) -> AsyncIterator[None]:
         """Announce as long as it lasts, then say goodbye."""
-        task = asyncio.create_task(self._keep_on(), name="mDNS")
         try:
-            yield
+            async with going_on(self._keep_on(), "mDNS"):
+                yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             try:
                 await self._withdraw()
             except OSError as error:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 from hearthd.errors import HearthError
 from hearthd.serving.deployments import Revision
 from hearthd.serving.replica import Replica
 from hearthd.serving.supervisor import Supervisor
-
-log = logging.getLogger(__name__)
+from hearthd.tasks import tell_crash
 
 
 class Changeover:
@@ -35,9 +33,9 @@ class Changeover:
         """
         self._going.update(going)
         self._latest = asyncio.create_task(
-            self._change(self._latest, going, coming, drain_seconds, error), name="changeover"
+            self._change(self._latest, going, coming, drain_seconds, error), name="change of models"
         )
-        self._latest.add_done_callback(_tell_crash)
+        self._latest.add_done_callback(tell_crash)
 
     async def settled(self) -> None:
         """Wait until the latest change is done."""
@@ -66,9 +64,3 @@ class Changeover:
         self._going.difference_update(going)
         for name, revision in coming:
             self._supervisor.start(name, revision)
-
-
-def _tell_crash(task: asyncio.Task[None]) -> None:
-    """Nobody waits for a change."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("models could not be changed", exc_info=error)

@@ -21,6 +21,7 @@ from hearthd.serving.progress import Progress
 from hearthd.serving.replica import Replica
 from hearthd.serving.restart import GiveUp, RestartPolicy, after_end
 from hearthd.serving.vitals import Patience
+from hearthd.tasks import tell_crash
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Supervisor:
             self._keepers[replica] = task
         if self._sampler is None:
             self._sampler = asyncio.create_task(self._sample_memory(), name="engine memory")
+            self._sampler.add_done_callback(tell_crash)
 
     def stalled(self, now: float) -> list[str]:
         """Models whose replica nobody has looked after when it was due, though somebody should."""
