@@ -51,7 +51,9 @@ async def check(file: Path, kept: list[int], highest: int) -> int:
 
 
 def whole(file: Path) -> bool:
-    """SQLite's own opinion, and that of the sums."""
+    """SQLite's own opinion, and that of the sums; and whether it has been written with a journal (WAL)."""
+    with file.open("rb") as head:
+        versions = head.read(20)[18:]  # that one must know to write it and to read it
     connection = sqlite3.connect(file)
     try:
         (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
@@ -59,7 +61,7 @@ def whole(file: Path) -> bool:
         counted = connection.execute("SELECT count(*), sum(n_bytes) FROM answers").fetchone()
     finally:
         connection.close()
-    return bool(verdict == "ok" and sums == counted)
+    return bool(verdict == "ok" and sums == counted and versions == b"\x02\x02")
 
 
 def run(tmp_path: Path, n_kills: int) -> None:

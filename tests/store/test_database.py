@@ -114,6 +114,23 @@ async def test_freed_pages_can_be_given_back(tmp_path: Path) -> None:
     await closed(database)
 
 
+async def test_what_outlives_a_kill_is_asked_of_sqlite(tmp_path: Path) -> None:
+    """A kill alone does not tell: the system still writes what a process had handed over."""
+    database = await opened(tmp_path / "n.db")
+    await database.write(insert("noted"))
+    for ask in (database.write, database.read):
+        settings = [
+            (await ask(lambda c, name=name: c.execute(f"PRAGMA {name}").fetchone()))[0]  # type: ignore[misc]
+            for name in ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint")
+        ]
+        assert settings == ["wal", 1, 1, 1000]  # 1: NORMAL, 1: on
+    assert (tmp_path / "n.db-wal").stat().st_size > 0
+    await closed(database)
+    database = await opened(tmp_path / "n.db")
+    assert await database.write(lambda c: c.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+    await closed(database)
+
+
 async def test_a_full_disk_has_its_name(tmp_path: Path) -> None:
     database = await opened(tmp_path / "n.db")
     await database.write(lambda c: c.execute("PRAGMA max_page_count = 12").fetchall())
