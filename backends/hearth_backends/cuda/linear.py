@@ -9,10 +9,10 @@ from torch import Tensor
 
 from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.kernels.packing import Int4
+from hearth_backends.quantizing.rounding import LARGEST_E4M3
 
 FEW_ROWS = 16
 """Rows up to which a product is bound by reading weights: activations are left as they are."""
-LARGEST_E4M3 = 448.0
 
 
 class Linear(Protocol):

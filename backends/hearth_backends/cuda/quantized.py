@@ -19,7 +19,7 @@ from hearth_backends.cuda.transfer import as_tensor
 from hearth_backends.errors import Unsupported
 from hearth_backends.quantizing import rounding
 from hearth_backends.weights.matrix import Matrix
-from hearth_backends.weights.reader import F32, Blocks, Groups, TensorReader
+from hearth_backends.weights.reader import F32, Blocks, Groups, TensorReader, packed_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +119,13 @@ def groups_of_blocks(blocks: Blocks) -> Groups:
     scales = np.ascontiguousarray(parts[:, :, :2]).view("<f2")[:, :, 0].astype(np.float32)
     octets = parts[:, :, 2:]
     integers = np.concatenate([octets & 15, octets >> 4], axis=2).reshape(len(parts), -1)
-    return Groups(_packed(integers), scales, None, Q4_0_BLOCK)
+    return Groups(packed_pairs(integers), scales, None, Q4_0_BLOCK)
 
 
 def _made_groups(source: Source, size: int) -> Groups:
     made = [rounding.int4_groups(rows, size, symmetric=True) for rows in source.chunks()]
-    packed = np.concatenate([_packed(part.integers) for part in made])
+    packed = np.concatenate([packed_pairs(part.integers) for part in made])
     return Groups(packed, np.concatenate([part.scales for part in made]), None, size)
-
-
-def _packed(integers: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two neighbours to a byte, the first in the low half."""
-    octets: NDArray[np.uint8] = integers[:, 0::2] | (integers[:, 1::2] << np.uint8(4))
-    return octets
 
 
 # --- 8 bits ------------------------------------------------------------------------------------

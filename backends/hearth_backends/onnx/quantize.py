@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hearth_backends.weights.reader import Blocks, Channels, Groups
+from hearth_backends.weights.reader import Blocks, Channels, Groups, packed_pairs
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -51,7 +51,7 @@ def int4_from_q4_0(blocks: Blocks) -> tuple[U8, F32]:
     scales = _half_scales(parts)
     packed = parts[:, :, 2:]
     nibbles = np.concatenate([packed & 15, packed >> 4], axis=2)
-    return _packed(nibbles), scales
+    return packed_pairs(nibbles), scales
 
 
 def int4_from_groups(groups: Groups, block: int) -> tuple[U8, F32, U8]:
@@ -83,7 +83,7 @@ def packed_zeros(zeros: U8) -> U8:
     """Zero points [n_out, n_blocks] two to a byte, rows filled up to whole bytes."""
     if zeros.shape[1] % 2:
         zeros = np.pad(zeros, ((0, 0), (0, 1)))
-    return _packed(zeros[:, None, :])[:, 0]
+    return packed_pairs(zeros[:, None, :])[:, 0]
 
 
 def int8_from_q8_0(blocks: Blocks) -> tuple[U8, F32]:
@@ -130,7 +130,7 @@ def _int4_rows(blocks: F32) -> tuple[U8, F32]:
         np.copyto(best, other, where=better)
         np.copyto(scale, other_scale, where=better)
         np.copyto(error, other_error, where=better)
-    return _packed(best.astype(np.uint8)), scale[:, :, 0]
+    return packed_pairs(best.astype(np.uint8)), scale[:, :, 0]
 
 
 def _int4_try(blocks: F32, peak: F32, divisor: float) -> tuple[F32, F32, F32]:
@@ -152,8 +152,3 @@ def _int8_rows(blocks: F32) -> tuple[U8, F32]:
     integers = np.rint(blocks * inverse)
     integers += 128
     return integers.astype(np.uint8), scale[:, :, 0]
-
-
-def _packed(nibbles: U8) -> U8:
-    """Two to a byte, the first in the low half."""
-    return nibbles[:, :, 0::2] | (nibbles[:, :, 1::2] << np.uint8(4))

@@ -32,7 +32,6 @@ from hearth_backends.weights.spec import TensorInfo
 
 CHUNK_ELEMENTS = 1 << 21
 """Rows are rounded so many numbers at a time: what is tried for each takes several copies."""
-_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _stored(values: F32, dtype: str, name: str) -> NDArray[Any]:
         return values
     if dtype == "BF16":
         return bfloat16(values)
-    if float(np.abs(values).max(initial=0.0)) > _LARGEST_HALF:
+    if float(np.abs(values).max(initial=0.0)) > rounding.LARGEST_HALF:
         raise Unsupported(f"{name} holds numbers that float16 does not have")
     return values.astype("<f2")
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hearth_backends.weights.reader import packed_pairs
+
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 I8 = NDArray[np.int8]
@@ -23,7 +25,7 @@ LARGEST_E4M3 = 448.0
 _SHRINKS = np.linspace(1.0, 0.6, 11, dtype=np.float32)
 """Of a group's range, the shares that are tried: a few large numbers may be cut off for finer steps."""
 _LEAST_HALF = 2.0**-24
-_LARGEST_HALF = 65504.0
+LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def _bounds() -> F32:
 
 def _half(scales: F32, *, upwards: bool = False) -> F32:
     """As float16 stores them; `upwards`: never a smaller one, so that nothing is cut off."""
-    size = np.clip(np.abs(scales), 0, _LARGEST_HALF)
+    size = np.clip(np.abs(scales), 0, LARGEST_HALF)
     halves = size.astype(np.float16)
     if upwards:
         short = halves.astype(np.float32) < size
@@ -142,5 +144,4 @@ def words(integers: U8) -> NDArray[Any]:
     missing = -integers.shape[1] % 8
     if missing:
         integers = np.pad(integers, ((0, 0), (0, missing)))
-    octets = integers[:, 0::2] | (integers[:, 1::2] << np.uint8(4))
-    return np.ascontiguousarray(octets).view("<i4")
+    return np.ascontiguousarray(packed_pairs(integers)).view("<i4")

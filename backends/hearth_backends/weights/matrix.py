@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from hearth_backends.weights.reader import Blocks, Channels, Floats8, Groups, TensorReader
 
 F32 = NDArray[np.float32]
+Stored = TypeVar("Stored", Blocks, Groups, Channels, Floats8)
 
 CHUNK_ELEMENTS = 1 << 20
 """Read at a time where a matrix is quantized: a head of a large vocabulary is gigabytes in float32."""
@@ -111,68 +113,59 @@ class Matrix:
 
     def blocks(self, reader: TensorReader) -> Blocks | None:
         """The quantized rows as the file stores them, where all parts are of one kind and unfilled."""
-        if self._is_filled:
+        stored = self._stored(reader.blocks)
+        if stored is None or len({blocks.kind for blocks, _ in stored}) != 1:
             return None
-        found = [reader.blocks(part.tensor) for part in self.parts]
-        kinds = {None if blocks is None else blocks.kind for blocks in found}
-        known = [blocks for blocks in found if blocks is not None]
-        if len(kinds) != 1 or len(known) != len(found):
-            return None
-        pieces = [
-            blocks.data[part.first : part.first + part.n_rows]
-            for part, blocks in zip(self.parts, known, strict=True)
-        ]
-        return Blocks(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), known[0].kind)
+        pieces = [blocks.data[rows] for blocks, rows in stored]
+        kind = stored[0][0].kind
+        return Blocks(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), kind)
 
     def groups(self, reader: TensorReader) -> Groups | None:
         """The 4-bit groups as the file stores them, where all parts have ones of a size and unfilled."""
-        if self._is_filled:
+        stored = self._stored(reader.groups)
+        if stored is None or len({groups.size for groups, _ in stored}) != 1:
             return None
-        found = [reader.groups(part.tensor) for part in self.parts]
-        known = [groups for groups in found if groups is not None]
-        if len(known) != len(found) or len({groups.size for groups in known}) != 1:
-            return None
-        cuts = [slice(part.first, part.first + part.n_rows) for part in self.parts]
-        pairs = list(zip(known, cuts, strict=True))
         zeros = None
-        if any(groups.zeros is not None for groups in known):
-            zeros = np.concatenate([groups.all_zeros()[cut] for groups, cut in pairs])
+        if any(groups.zeros is not None for groups, _ in stored):
+            zeros = np.concatenate([groups.all_zeros()[rows] for groups, rows in stored])
         return Groups(
-            np.concatenate([groups.packed[cut] for groups, cut in pairs]),
-            np.concatenate([groups.scales[cut] for groups, cut in pairs]),
+            np.concatenate([groups.packed[rows] for groups, rows in stored]),
+            np.concatenate([groups.scales[rows] for groups, rows in stored]),
             zeros,
-            known[0].size,
+            stored[0][0].size,
         )
 
     def channels(self, reader: TensorReader) -> Channels | None:
         """The 8-bit integers as the file stores them, where all parts have such and are unfilled."""
-        if self._is_filled:
+        stored = self._stored(reader.channels)
+        if stored is None:
             return None
-        found = [reader.channels(part.tensor) for part in self.parts]
-        known = [channels for channels in found if channels is not None]
-        if len(known) != len(found):
-            return None
-        cuts = [slice(part.first, part.first + part.n_rows) for part in self.parts]
-        pairs = list(zip(known, cuts, strict=True))
         return Channels(
-            np.concatenate([channels.integers[cut] for channels, cut in pairs]),
-            np.concatenate([channels.scales[cut] for channels, cut in pairs]),
+            np.concatenate([channels.integers[rows] for channels, rows in stored]),
+            np.concatenate([channels.scales[rows] for channels, rows in stored]),
         )
 
     def floats8(self, reader: TensorReader) -> Floats8 | None:
         """The 8-bit floats as the file stores them, where all parts have such and are unfilled."""
+        stored = self._stored(reader.floats8)
+        if stored is None:
+            return None
+        return Floats8(
+            np.concatenate([floats.codes[rows] for floats, rows in stored]),
+            np.concatenate([floats.scales[rows] for floats, rows in stored]),
+        )
+
+    def _stored(self, of: Callable[[str], Stored | None]) -> list[tuple[Stored, slice]] | None:
+        """What the file has of each part's tensor and the part's rows in it; None unless it has all of them as they are."""
         if self._is_filled:
             return None
-        found = [reader.floats8(part.tensor) for part in self.parts]
-        known = [floats for floats in found if floats is not None]
-        if len(known) != len(found):
-            return None
-        cuts = [slice(part.first, part.first + part.n_rows) for part in self.parts]
-        pairs = list(zip(known, cuts, strict=True))
-        return Floats8(
-            np.concatenate([floats.codes[cut] for floats, cut in pairs]),
-            np.concatenate([floats.scales[cut] for floats, cut in pairs]),
-        )
+        stored = []
+        for part in self.parts:
+            found = of(part.tensor)
+            if found is None:
+                return None
+            stored.append((found, slice(part.first, part.first + part.n_rows)))
+        return stored
 
     @property
     def _is_filled(self) -> bool:

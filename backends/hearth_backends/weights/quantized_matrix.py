@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hearth_backends.errors import ModelFileError, Unsupported
 from hearth_backends.weights.quantization_config import Layout, Scheme
-from hearth_backends.weights.reader import F32, Channels, Floats8, Groups
+from hearth_backends.weights.reader import F32, Channels, Floats8, Groups, packed_pairs
 from hearth_backends.weights.safetensors_file import Listed, SafetensorsFile
 
 U8 = NDArray[np.uint8]
@@ -87,7 +87,7 @@ class QuantizedMatrix:
             return None
         every = np.arange(self.shape[0])
         integers = self._integers(every)
-        packed = integers[:, 0::2] | (integers[:, 1::2] << np.uint8(4))
+        packed = packed_pairs(integers)
         return Groups(packed, self._scales(every), self._zeros(every), self.scheme.group)
 
     def channels(self) -> Channels | None:

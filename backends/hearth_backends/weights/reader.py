@@ -35,6 +35,12 @@ class Groups(NamedTuple):
         return np.full(self.scales.shape, 8, np.uint8) if self.zeros is None else self.zeros
 
 
+def packed_pairs(integers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Integers of 4 bits [..., n] as `Groups` has them [..., n / 2]."""
+    packed: NDArray[np.uint8] = integers[..., 0::2] | (integers[..., 1::2] << np.uint8(4))
+    return packed
+
+
 class Channels(NamedTuple):
     """An 8-bit matrix as the file stores it: integer * scale of its output."""
 

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hearth_backends.cuda.kernels.gpu.launch import next_power, or_else
+from hearth_backends.quantizing.rounding import LARGEST_E4M3
 
 
 @triton.jit
@@ -82,9 +83,6 @@ def store(
         tl.store(at + HALF + h, _narrow(turned_b, LARGEST).to(kind), mask=in_half)
         if REST_WIDE > 0:
             tl.store(at + r, _narrow(rest, LARGEST).to(kind), mask=r < DIM)
-
-
-LARGEST_E4M3 = 448.0
 
 
 def store_qkv(
