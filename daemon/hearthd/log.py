@@ -83,7 +83,7 @@ class TailHandler(logging.Handler):
             self.handleError(record)
 
 
-def set_up(level: str, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002
+def set_up(level: str, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002  # as the configuration calls it
     """Send every record to a stream (stderr), in place of where they went before."""
     stream = stream or sys.stderr
     text = format == "text" or (format == "auto" and stream.isatty())

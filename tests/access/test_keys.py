@@ -115,7 +115,7 @@ async def test_revocation_ends_what_runs(
         whole = asyncio.create_task(
             ask(http, "POST", "/v1/completions", 401, ann, json={**STREAM, "stream": False})
         )
-        while len(serving.submits) < 3:  # noqa: ASYNC110
+        while len(serving.submits) < 3:  # noqa: ASYNC110  # the fake has no event for it
             await asyncio.sleep(0.01)
         answer = await ask(http, "DELETE", "/api/v1/keys/ann")
         assert answer == {"name": "ann", "requests_ended": 2, "keys_left": 1}

@@ -47,7 +47,7 @@ async def _ask(server: ApiServer, socket: Path | None, **fields: object) -> asyn
 async def test_every_choice_is_left_when_the_client_goes(
     serving: FakeServing, tmp_path: Path, over_socket: bool, stream: bool, script: object
 ) -> None:
-    serving.script = script  # type: ignore[assignment]
+    serving.script = script  # type: ignore[assignment]  # one of the two above
     socket = tmp_path / "api.sock"
     async with ApiServer(serving, socket=socket) as server:
         writer = await _ask(server, socket if over_socket else None, stream=stream, n=3)

@@ -53,7 +53,7 @@ def box() -> Iterator[Daemon]:
         config.write_text(CONFIG.format(folder=folder))
         with running(Path(folder), "--config", str(config)) as daemon:
             for name in MODELS:  # as many engines need their time
-                daemon.until(lambda name=name: daemon.model(name)["state"] == "ready")  # type: ignore[misc]
+                daemon.until(lambda name=name: daemon.model(name)["state"] == "ready")  # type: ignore[misc]  # mypy does not infer such a default
             daemon.until_ready()
             yield daemon
 
@@ -295,11 +295,11 @@ async def test_models_do_what_they_are_made_for(
         assert (error["code"], error["param"]) == ("wrong_task", "model")
         assert model in error["message"] or "sim" in error["message"]
     models = {model.id: model for model in (await openai.models.list()).data}
-    tasks = {name: model.hearth["task"] for name, model in models.items()}  # type: ignore[attr-defined]
+    tasks = {name: model.hearth["task"] for name, model in models.items()}  # type: ignore[attr-defined]  # a field of ours that OpenAI's client keeps
     assert tasks["bert"] == tasks["asked"] == "embed"
     assert tasks["judge"] == "rerank"
     assert tasks["text"] == "generate"
-    details = models["bert"].hearth  # type: ignore[attr-defined]
+    details = models["bert"].hearth  # type: ignore[attr-defined]  # a field of ours that OpenAI's client keeps
     assert (details["embedding_size"], details["pooling"]) == (64, "mean")
 
 

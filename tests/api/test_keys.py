@@ -26,7 +26,7 @@ BODY = {"model": "canary", "prompt": "x"}
 
 
 def key(secret: str, **fields: object) -> KeyConfig:
-    return KeyConfig(hash=hashlib.sha256(secret.encode()).hexdigest(), **fields)  # type: ignore[arg-type]
+    return KeyConfig(hash=hashlib.sha256(secret.encode()).hexdigest(), **fields)  # type: ignore[arg-type]  # each call gives fields of their type
 
 
 KEYRING = Keyring({

@@ -168,7 +168,7 @@ async def test_what_nobody_foresaw_ends_a_stream_with_an_event_too(
 ) -> None:
     async def script(submit: wire.Submit) -> AsyncIterator[wire.Delta]:
         yield wire.Delta(submit.rid, "a", [1], usage=wire.Usage(1, 1, 0))
-        broken = wire.TokenLogprob(2, None, 0.0)  # type: ignore[arg-type]
+        broken = wire.TokenLogprob(2, None, 0.0)  # type: ignore[arg-type]  # broken on purpose
         yield wire.Delta(submit.rid, "b", [2], logprobs=[broken])
 
     serving.script = script

@@ -28,7 +28,7 @@ def model(name: str, state: ModelState, **fields: object) -> ModelStatus:
         "created": 0, "n_running": 0, "n_waiting": 0, "kv_tokens_free": None, "pid": None, "n_restarts": 0,
         "engine_rss_bytes": None, "answers": state == "ready",
     }  # fmt: skip
-    return ModelStatus(name=name, state=state, **{**known, **fields})  # type: ignore[arg-type]
+    return ModelStatus(name=name, state=state, **{**known, **fields})  # type: ignore[arg-type]  # each call gives fields of their type
 
 
 @pytest.mark.parametrize(

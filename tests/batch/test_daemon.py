@@ -176,7 +176,7 @@ def fill(path: Path) -> None:
 
 
 def _paused(batch: Batch) -> str | None:
-    paused: str | None = batch.hearth["paused"]  # type: ignore[attr-defined]
+    paused: str | None = batch.hearth["paused"]  # type: ignore[attr-defined]  # a field of ours that OpenAI's client keeps
     return paused
 
 

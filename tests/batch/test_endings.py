@@ -56,7 +56,7 @@ async def test_a_cancelled_batch_has_what_was_done(tmp_path: Path) -> None:
     serving = FakeServing(gate.script)
     async with batch_server(tmp_path, serving) as (_, client):
         batch = await submit(client, MANY)
-        batch = await until(client, batch, holds=lambda b: b.request_counts.completed == 10)  # type: ignore[union-attr]
+        batch = await until(client, batch, holds=lambda b: b.request_counts.completed == 10)  # type: ignore[union-attr]  # a batch here has counts
         asked = await client.batches.cancel(batch.id)
         assert asked.status == "cancelling"
         assert asked.cancelling_at is not None
@@ -91,7 +91,7 @@ async def test_a_restart_takes_up_what_was_left(tmp_path: Path) -> None:
     gate = Gate(10)
     async with batch_server(tmp_path, FakeServing(gate.script)) as (_, client):
         batch = await submit(client, MANY)
-        await until(client, batch, holds=lambda b: b.request_counts.completed == 10)  # type: ignore[union-attr]
+        await until(client, batch, holds=lambda b: b.request_counts.completed == 10)  # type: ignore[union-attr]  # a batch here has counts
     again = FakeServing()
     async with batch_server(tmp_path, again) as (_, client):
         batch = await until(client, batch, "completed")
@@ -182,10 +182,10 @@ async def test_a_full_disk_is_waited_for_and_nothing_is_lost(
     serving = FakeServing(gate.script)
     async with batch_server(tmp_path, serving, disk=disk) as (server, client):
         batch = await submit(client, MANY)
-        await until(client, batch, holds=lambda b: b.request_counts.completed == 20)  # type: ignore[union-attr]
+        await until(client, batch, holds=lambda b: b.request_counts.completed == 20)  # type: ignore[union-attr]  # a batch here has counts
         disk.is_full = True
         gate.open()
-        batch = await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]
+        batch = await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]  # a field of ours that OpenAI's client keeps
         assert batch.status == "in_progress"
         page = server.metrics.render()
         assert b"hearth_batch_paused_jobs 1.0" in page
@@ -204,10 +204,10 @@ async def test_a_daemon_can_stop_while_the_disk_is_full(tmp_path: Path) -> None:
     disk, gate = SmallDisk(), Gate(20)
     async with batch_server(tmp_path, FakeServing(gate.script), disk=disk) as (_, client):
         batch = await submit(client, MANY)
-        await until(client, batch, holds=lambda b: b.request_counts.completed == 20)  # type: ignore[union-attr]
+        await until(client, batch, holds=lambda b: b.request_counts.completed == 20)  # type: ignore[union-attr]  # a batch here has counts
         disk.is_full = True
         gate.open()
-        await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]
+        await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]  # a field of ours that OpenAI's client keeps
     async with batch_server(tmp_path, FakeServing()) as (_, client):
         batch = await until(client, batch, "completed")
         good, bad = await results(client, batch)
@@ -289,5 +289,5 @@ async def test_a_model_that_failed_is_waited_for_and_told_of(tmp_path: Path) -> 
     batches = make_batches(tmp_path, serving)
     async with ApiServer(serving, batches=batches) as server, server.openai() as client:
         batch = await submit(client, lines(line("a")))
-        await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]
+        await until(client, batch, holds=lambda b: b.hearth["paused"] is not None)  # type: ignore[attr-defined]  # a field of ours that OpenAI's client keeps
         assert batches.paused() == {batch.id: "the model canary cannot be loaded"}

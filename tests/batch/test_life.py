@@ -40,7 +40,7 @@ async def test_a_batch_is_answered(tmp_path: Path) -> None:
     assert batch.metadata == {"who": "test"}
     times = [batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.completed_at]
     assert None not in times
-    assert times == sorted(times)  # type: ignore[type-var]
+    assert times == sorted(times)  # type: ignore[type-var]  # None is not among them
     assert batch.expires_at == batch.created_at + 86400
     assert (stored.purpose, stored.status) == ("batch_output", "processed")
     assert {request.klass for request in serving.requests} == {"batch"}

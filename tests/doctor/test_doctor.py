@@ -70,7 +70,7 @@ class Ward:
 
     def found(self, name: str, **changes: object) -> list[Finding]:
         """What a check says that is not well."""
-        patient = replace(self.patient(), **changes)  # type: ignore[arg-type]
+        patient = replace(self.patient(), **changes)  # type: ignore[arg-type]  # each call gives fields of their type
         return [f for f in examination.CHECKS[name](patient) if f.outcome != "ok"]
 
     def one(self, name: str, **changes: object) -> tuple[str, str, str | None]:

@@ -27,7 +27,7 @@ class Box:
 
     async def until(self, label: str | None) -> None:
         async with asyncio.timeout(10):
-            while self.announcer.label != label:  # noqa: ASYNC110
+            while self.announcer.label != label:  # noqa: ASYNC110  # no event tells of it
                 await asyncio.sleep(0.02)
 
 
@@ -91,6 +91,6 @@ async def test_a_failure_is_told_and_stops_nobody(caplog: pytest.LogCaptureFixtu
 
     announcer = Announcer(lambda: CARD, fail)
     async with announcer.announcing(), asyncio.timeout(10):
-        while announcer.problem is None:  # noqa: ASYNC110
+        while announcer.problem is None:  # noqa: ASYNC110  # no event tells of it
             await asyncio.sleep(0.02)
     assert "mDNS: not announced" in caplog.text

@@ -30,7 +30,7 @@ def ask(
         rid=0,
         sampling=wire.Sampling(temperature=0.0),
         text="hello",
-        **{"max_tokens": 8, "ignore_eos": True, **fields},  # type: ignore[arg-type]
+        **{"max_tokens": 8, "ignore_eos": True, **fields},  # type: ignore[arg-type]  # each call gives fields of their type
     )
     return rig.serving.generate(GenerationRequest("m", submit, "test", klass, principal))
 

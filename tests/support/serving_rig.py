@@ -40,7 +40,7 @@ class ServingRig:
     async def until(self, holds: Callable[[ModelStatus], bool], model: str = "m") -> ModelStatus:
         """Wait for the status that is wanted."""
         async with asyncio.timeout(WAIT_SECONDS):
-            while not holds(status := self.serving.model(model)):  # noqa: ASYNC110
+            while not holds(status := self.serving.model(model)):  # noqa: ASYNC110  # any status: no event tells of all
                 await asyncio.sleep(0.01)
         return status
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_box import FakeBox
@@ -122,7 +123,7 @@ def test_a_reader_that_has_enough_gets_no_complaint(box: FakeBox) -> None:
 
 
 def test_a_full_disk_is_one_line(box: FakeBox) -> None:
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [HEARTH, "--url", box.url, "models"],
             stdout=full,

@@ -12,7 +12,7 @@ from hearth_tui.colours import OF_TERMINAL, dress
 
 def dressed(color_system: str, **environment: str) -> App[None]:
     app: App[None] = App()
-    app.console = Console(color_system=color_system, force_terminal=True)  # type: ignore[arg-type]
+    app.console = Console(color_system=color_system, force_terminal=True)  # type: ignore[arg-type]  # one of the words that rich knows
     dress(app, environment)
     return app
 

@@ -111,7 +111,7 @@ async def test_only_what_changed_is_drawn(box: WatchedBox) -> None:
             updated.append(f"{row} {column}")
             update(row, column, value, **options)
 
-        models.update_cell = counted  # type: ignore[assignment, method-assign]
+        models.update_cell = counted  # type: ignore[assignment, method-assign]  # counted on its way
         n_readings = box.n_readings
         await until(pilot, lambda: box.n_readings > n_readings + 3)
         assert updated == []
@@ -162,7 +162,7 @@ async def test_details_of_what_is_below(box: WatchedBox) -> None:
         for pane, words in told.items():
             await pilot.press(pane, "i")
             await until(pilot, lambda: isinstance(app.screen, Show))
-            await until(pilot, lambda: words in screen_text(app))  # noqa: B023
+            await until(pilot, lambda: words in screen_text(app))  # noqa: B023  # awaited before the next turn
             await pilot.press("escape")
             await until(pilot, lambda: len(app.screen_stack) == 1)
 
@@ -197,7 +197,7 @@ async def test_what_is_done_to_a_model_is_typed_first(box: WatchedBox) -> None:
             await until(pilot, lambda: len(pilot.app.screen_stack) == 1)
             await pilot.press(key)
             await confirm(pilot, "kitchen")
-            await until(pilot, lambda: box.done[-1:] == [("kitchen", operation)])  # noqa: B023
+            await until(pilot, lambda: box.done[-1:] == [("kitchen", operation)])  # noqa: B023  # awaited before the next turn
         assert len(box.done) == 4
 
 

@@ -46,7 +46,7 @@ def rows(pilot: Pilot[None], name: str) -> list[str]:
 
 
 def banner(pilot: Pilot[None]) -> str:
-    return str(pilot.app._banner._text)  # type: ignore[attr-defined]
+    return str(pilot.app._banner._text)  # type: ignore[attr-defined]  # the app is a TopApp
 
 
 async def started(folder: Path) -> Daemon:

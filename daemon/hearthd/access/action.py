@@ -30,7 +30,7 @@ def add(connection: sqlite3.Connection, action: Action) -> None:
     """Keep one; blocks."""
     marks = ", ".join("?" for _ in Action.__struct_fields__)
     cursor = connection.execute(
-        f"INSERT INTO actions ({_FIELDS}) VALUES ({marks})",  # noqa: S608
+        f"INSERT INTO actions ({_FIELDS}) VALUES ({marks})",  # noqa: S608  # columns are ours
         msgspec.structs.astuple(action),
     )
     last = cursor.lastrowid or 0
@@ -40,7 +40,7 @@ def add(connection: sqlite3.Connection, action: Action) -> None:
 def latest(connection: sqlite3.Connection, limit: int) -> list[Action]:
     """The last of them, the newest first; blocks."""
     rows = connection.execute(
-        f"SELECT {_FIELDS} FROM actions ORDER BY id DESC LIMIT ?",  # noqa: S608
+        f"SELECT {_FIELDS} FROM actions ORDER BY id DESC LIMIT ?",  # noqa: S608  # columns are ours
         (limit,),
     )
     return [Action(**dict(zip(Action.__struct_fields__, row, strict=True))) for row in rows]

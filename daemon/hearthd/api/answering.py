@@ -129,7 +129,7 @@ class Answer:
                     await self._send(found, events, include_usage=include_usage)
             except ConnectionResetError:
                 log.debug("the client has gone")
-            except Exception as error:
+            except Exception as error:  # a stream that has begun tells its client what it ends with
                 if not events.started:
                     raise
                 await self._send_error(events, error)

@@ -90,7 +90,7 @@ async def _pump(
         async for delta in generation:
             arrived.put_nowait((index, delta))
         arrived.put_nowait(None)
-    except Exception as error:
+    except Exception as error:  # raised where it is read
         arrived.put_nowait(error)
 
 

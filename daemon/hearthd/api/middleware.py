@@ -63,7 +63,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             return await handler(request)
     except asyncio.CancelledError:
         raise
-    except Exception as error:
+    except Exception as error:  # every request is answered, whatever failed
         if _BEGUN in request:  # no second answer: the client sees that the first one breaks off
             raise ConnectionResetError(f"an answer broke off: {error}") from error
         return error_response(error, request)

@@ -79,7 +79,7 @@ async def upload(request: web.Request) -> web.Response:
             keep_seconds = keep_seconds_of(
                 fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
             )
-        except BaseException:
+        except BaseException:  # also when the client goes
             await batches.files.discard(file)
             raise
         file = await batches.files.settle(file, "batch", keep_seconds)

@@ -43,7 +43,7 @@ async def read_form(
                 raise _no_form(f"it has more than {_MOST_FIELDS} fields")
             else:
                 fields[part.name or ""] = await _text(part)
-    except BaseException as error:
+    except BaseException as error:  # also when the client goes
         for made in received:
             await discard(made)
         if isinstance(error, ValueError | web.RequestPayloadError):

@@ -67,7 +67,7 @@ class Files:
             raise await self._no_room(part, trouble_of(error, part)) from error
         except DiskTrouble as trouble:
             raise await self._no_room(part, trouble) from trouble
-        except BaseException:
+        except BaseException:  # a client that goes, too: nobody would delete the part
             await in_thread(part.unlink, missing_ok=True)
             raise
         return StoredFile(file_id, owner, "", name, n_bytes, self._clock(), None)

@@ -47,14 +47,14 @@ _batch_decoder = msgspec.json.Decoder(Batch)
 def add_file(connection: sqlite3.Connection, file: StoredFile) -> None:
     """Keep one."""
     connection.execute(
-        f"INSERT OR REPLACE INTO files ({_FILE_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT OR REPLACE INTO files ({_FILE_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608  # names are ours
         msgspec.structs.astuple(file),
     )
 
 
 def file_of(connection: sqlite3.Connection, file_id: str) -> StoredFile | None:
     """The one of this id."""
-    rows = connection.execute(f"SELECT {_FILE_FIELDS} FROM files WHERE id = ?", (file_id,))  # noqa: S608
+    rows = connection.execute(f"SELECT {_FILE_FIELDS} FROM files WHERE id = ?", (file_id,))  # noqa: S608  # names are ours
     return next((StoredFile(*row) for row in rows), None)
 
 
@@ -170,11 +170,11 @@ def _rows(
         values.append(page.purpose)
     if page.after is not None:
         sign = "<" if descending else ">"
-        wheres.append(f"number {sign} (SELECT number FROM {table} WHERE id = ?)")  # noqa: S608
+        wheres.append(f"number {sign} (SELECT number FROM {table} WHERE id = ?)")  # noqa: S608  # names are ours
         values.append(page.after)
     order = "DESC" if descending else "ASC"
     return connection.execute(
-        f"SELECT {fields} FROM {table} WHERE {' AND '.join(wheres)}"  # noqa: S608
+        f"SELECT {fields} FROM {table} WHERE {' AND '.join(wheres)}"  # noqa: S608  # names are ours
         f" ORDER BY number {order} LIMIT ?",
         (*values, page.limit + 1),
     ).fetchall()

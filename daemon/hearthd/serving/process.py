@@ -161,7 +161,7 @@ class EngineProcess:
                     stderr=asyncio.subprocess.STDOUT,
                     process_group=0,
                 )
-            except BaseException:
+            except BaseException:  # also when it is cancelled
                 ours.close()
                 raise
         self._keep_to_cpus(child.pid)

@@ -13,7 +13,7 @@ class Line(Static):
     Line { height: 1; width: 1fr; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002
+    def __init__(self, *, id: str) -> None:  # noqa: A002  # as textual calls it
         super().__init__("", id=id, markup=False)
         self._text = Text()
 

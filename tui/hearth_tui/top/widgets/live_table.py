@@ -30,7 +30,7 @@ class LiveTable(DataTable[Text]):
     LiveTable:focus > .datatable--cursor { background: $primary; text-style: bold; }
     """
 
-    def __init__(self, columns: Sequence[Column], *, id: str) -> None:  # noqa: A002
+    def __init__(self, columns: Sequence[Column], *, id: str) -> None:  # noqa: A002  # as textual calls it
         """With a header."""
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, cell_padding=1)
         self._columns = columns
