@@ -1,4 +1,4 @@
-"""Accelerator: one device of torch, whoever made it; and the one place that asks torch about devices."""
+"""Accelerator: one device of torch, whoever made it; which there are, and what they can do."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from hearth_backends.cuda.memory import n_wanted, out_of_memory
 from hearth_backends.cuda.pool import KVPool
 from hearth_backends.cuda.precision import Precision, precision_of
 from hearth_backends.cuda.quantized import Place
-from hearth_backends.cuda.rows import HostRows, Rows
+from hearth_backends.cuda.rows import Rows, nobodys_prompt
 from hearth_backends.cuda.runner import Runner
 from hearth_backends.cuda.sampler import Sampler
 from hearth_backends.cuda.shard import WHOLE
@@ -163,21 +163,9 @@ def _warm_up(runner: Runner, model: ModelSpec, spec: StageSpec) -> None:
     """
     n = min(2, spec.n_rows, spec.n_ctx) if runner.device.is_cpu else min(spec.n_rows, spec.n_ctx)
     x = None if spec.embed else np.ones((n, model.d_model), np.float32)
-    out = runner.run(_nobodys_rows(n, runner.rows.null_row, n_wanted(spec)), x)
+    out = runner.run(nobodys_prompt(n, runner.rows.null_row, n_wanted(spec)), x)
     if not bool(torch.isfinite(out).all()):
         raise BackendError(f"what comes out of {model.name} is not a number")
-
-
-def _nobodys_rows(n: int, null_row: int, n_wanted: int) -> HostRows:
-    """One sequence of n tokens that is written to the null block and forgotten."""
-    return HostRows(
-        tokens=np.zeros(n, np.int32),
-        row_starts=np.array([0, n], np.int32),
-        lengths=np.array([n], np.int32),
-        seats=np.array([null_row], np.int32),
-        wanted=np.arange(n, dtype=np.int32)[-n_wanted:],
-        changes=np.zeros((0, 3), np.int32),
-    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from hearth_backends.errors import BackendError
 from hearth_backends.kv.contract import BLOCK_TOKENS, Placement
 
 _NOBODY = Placement(-1)
+_NO_CHANGES: I32 = np.zeros((0, 3), np.int32)
 N_ROWS_ARRAYS, SEATS = 5, 3
 """Of `HostRows.arrays`: how many there are, and which says where sequences sit."""
 
@@ -74,7 +75,19 @@ def nobodys_step(n: int, null_row: int) -> HostRows:
         lengths=np.ones(n, np.int32),
         seats=np.full(n, null_row, np.int32),
         wanted=np.arange(n, dtype=np.int32),
-        changes=np.zeros((0, 3), np.int32),
+        changes=_NO_CHANGES,
+    )
+
+
+def nobodys_prompt(n: int, null_row: int, n_wanted: int) -> HostRows:
+    """One sequence of n tokens that is nobody's: it is written to the null block and forgotten."""
+    return HostRows(
+        tokens=np.zeros(n, np.int32),
+        row_starts=np.array([0, n], np.int32),
+        lengths=np.array([n], np.int32),
+        seats=np.array([null_row], np.int32),
+        wanted=np.arange(n, dtype=np.int32)[-n_wanted:],
+        changes=_NO_CHANGES,
     )
 
 
@@ -165,6 +178,3 @@ class Rows:
         ):
             self.sampled_at[row] = position + 1
         return np.where(is_last, rows, self.null_row).astype(np.int32)
-
-
-_NO_CHANGES: I32 = np.zeros((0, 3), np.int32)
