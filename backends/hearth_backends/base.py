@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hearth_backends.encoder import Encoder, EncoderSpec
+from hearth_backends.errors import Unsupported
 from hearth_backends.kv.contract import KVOp, KVStore, Placement
 from hearth_backends.weights.spec import ModelSpec
 
@@ -222,8 +223,6 @@ class Stage(ABC):
 
     def state_kind(self) -> str:
         """What exported states are of: stages that say the same take each other's."""
-        from hearth_backends.errors import Unsupported
-
         raise Unsupported("this backend exports no states")
 
     @property
@@ -231,12 +230,12 @@ class Stage(ABC):
         """The most that the stage has held of its device's memory; None where nobody measures it."""
         return None
 
-    @abstractmethod
     def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
         """Make a LoRA adapter available under a number from 1 on.
 
         Raises Unsupported where there are none, ModelFileError for a file of another model.
         """
+        raise Unsupported(f"{path}: this backend loads no adapters")
 
     @abstractmethod
     def close(self) -> None:
@@ -335,8 +334,6 @@ class Backend(ABC):
 
     def open_adapter(self, model: ModelSpec, spec: StageSpec, path: Path) -> AdapterSpec:
         """What a stage will load as LoRA adapter; raises ModelFileError, Unsupported, naming the file."""
-        from hearth_backends.errors import Unsupported
-
         raise Unsupported(f"{path}: backend {self.name} loads no adapters")
 
     @abstractmethod
@@ -357,8 +354,6 @@ class Backend(ABC):
 
         By the matrices' canonical names, [tokens of all texts, n_in]; raises Unsupported.
         """
-        from hearth_backends.errors import Unsupported
-
         raise Unsupported(f"backend {self.name} does not let anybody look into its layers")
 
     def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
@@ -381,8 +376,6 @@ class Backend(ABC):
         progress: Progress,
     ) -> Encoder:
         """Load a whole model to encode with; raises ModelFileError, Unsupported, OutOfMemory."""
-        from hearth_backends.errors import Unsupported
-
         raise Unsupported(f"backend {self.name} runs no embedding models")
 
 

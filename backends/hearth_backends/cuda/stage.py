@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from hearth_backends.base import (
     Capabilities,
     Handle,
     Hidden,
-    Lease,
     Sampled,
     Stage,
     StageSpec,
@@ -135,10 +133,6 @@ class CudaStage(Stage):
         """Of a GPU what torch has held at most since the load began; nobody measures it on the processor."""
         device = self._runner.device
         return None if device.is_cpu else device.peak_bytes()
-
-    def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
-        """Refused."""
-        raise Unsupported(f"backend {NAME} loads no adapters")
 
     def close(self) -> None:
         """Free the device's memory; idempotent."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from hearth_backends.base import (
     Capabilities,
     Handle,
     Hidden,
-    Lease,
     Sampled,
     Stage,
     StageSpec,
@@ -135,10 +133,6 @@ class OnnxStage(Stage):
     def state_kind(self) -> str:
         """The tag of an exported state, without its tokens."""
         return repr(self._tag(0))
-
-    def load_adapter(self, adapter: int, path: Path, lease: Lease) -> None:
-        """Refused."""
-        raise Unsupported(f"backend {NAME} loads no adapters")
 
     def close(self) -> None:
         """Free the session; idempotent."""
