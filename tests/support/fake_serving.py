@@ -13,6 +13,7 @@ import msgspec
 from hearthd import wire
 from hearthd.config.schema import ModelConfig, RequestClass
 from hearthd.errors import EngineFailed, HearthError, InvalidRequest, ModelNotFound
+from hearthd.serving.books import Books
 from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.identity import ModelIdentity, identity_of
 from hearthd.serving.operations import Operation
@@ -104,7 +105,7 @@ class FakeServing(Serving):
         self.left: list[int] = []
         self.going: list[UnderWay] = []
         self.operated: list[tuple[str, Operation, float]] = []
-        self._quotas = {}
+        self._books = Books()
         self._happened = asyncio.Event()  # something was submitted or left
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +16,8 @@ from hearthd import wire
 from hearthd.config.changes import compare_models
 from hearthd.config.schema import ModelConfig, RequestClass
 from hearthd.errors import DeadlineExceeded, HearthError, ShuttingDown
-from hearthd.serving.admission import Admission, Place
+from hearthd.serving.admission import Admission
+from hearthd.serving.books import Books
 from hearthd.serving.call import Answer, Call
 from hearthd.serving.changeover import Changeover
 from hearthd.serving.deployments import Deployment, Deployments, Revision, draft_config
@@ -25,7 +26,7 @@ from hearthd.serving.generation import Generation, GenerationRequest
 from hearthd.serving.identity import ModelIdentity, identity_of
 from hearthd.serving.operations import WITHHELD, Operation, next_intake, unloaded
 from hearthd.serving.principal import LEVELS, LOCAL, Principal
-from hearthd.serving.quota import Quota, Size, Standing
+from hearthd.serving.quota import Standing
 from hearthd.serving.replica import Replica
 from hearthd.serving.router import pick
 from hearthd.serving.status import ModelStatus, Readiness
@@ -67,11 +68,7 @@ class Serving:
         self._call_seconds = call_seconds
         self._numbers = itertools.count(1)
         self._draining = False
-        self._tickets: dict[int, _Ticket] = {}  # by number: requests admitted and not over
-        self._quotas: dict[str, Quota] = {}  # by name of the principal
-        self._ended = Tokens()  # of requests that are over
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._books = Books()
         self._deployments = Deployments(
             (self._deployment(name, models, queue_limit), config.aliases)
             for name, config in models.items()
@@ -119,15 +116,15 @@ class Serving:
             key=request.principal.name,
             arrived_seconds=frame.arrived_seconds,
         )
-        now = time.monotonic()
         try:
-            self._tickets[frame.rid] = self._admit(deployment, request.principal, frame, now)
+            self._books.enter(
+                deployment.admission, deployment.concurrency, request.principal, frame
+            )
         except HearthError as error:
             timeline.outcome = "shed" if isinstance(error, DeadlineExceeded) else "rejected"
             timeline.refusal = error.code
             self._metrics.observe(timeline)
             raise
-        self._idle.clear()
         return timeline
 
     def _stamped(self, frame: F, principal: Principal, klass: RequestClass) -> F:
@@ -146,41 +143,13 @@ class Serving:
             weight=principal.weight,
         )
 
-    def _admit(
-        self,
-        deployment: Deployment,
-        principal: Principal,
-        frame: wire.Submit | wire.Embed,
-        now: float,
-    ) -> _Ticket:
-        """Count a request in wherever it counts, or nowhere."""
-        admission, concurrency = deployment.admission, deployment.concurrency
-        place = Place(frame.priority, principal.name)
-        deadline = frame.deadline_seconds
-        left = None if deadline is None else deadline - now
-        admission.check(concurrency, now, place, seconds_left=left)
-        size = _size_of(frame)
-        quota = self._quota(principal)
-        charge = quota.admit(size, now)
-        admission.admit(concurrency, now, place)
-        return _Ticket(admission, quota, place, size, charge, now)
-
-    def _quota(self, principal: Principal) -> Quota:
-        quota = self._quotas.get(principal.name)
-        if quota is None or quota.limits != principal.limits:  # of another key under an old name
-            quota = self._quotas[principal.name] = Quota(
-                principal.name, principal.limits, time.monotonic()
-            )
-        return quota
-
     def standing(self, principal: Principal) -> Standing:
         """How a principal stands to its limits."""
-        return self._quota(principal).standing(time.monotonic())
+        return self._books.standing(principal)
 
     def standings(self) -> list[Standing]:
         """How all who have asked for something stand to their limits."""
-        now = time.monotonic()
-        return [quota.standing(now) for quota in self._quotas.values()]
+        return self._books.standings()
 
     async def encode(
         self, model: str, frame: wire.Encode, principal: Principal = LOCAL
@@ -249,8 +218,8 @@ class Serving:
         """Of all requests since the start, those under way included."""
         going = [work.timeline for replica in self._replicas() for work in replica.works]
         return Tokens(
-            self._ended.n_prompt + sum(timeline.n_prompt for timeline in going),
-            self._ended.n_output + sum(timeline.n_output for timeline in going),
+            self._books.ended.n_prompt + sum(timeline.n_prompt for timeline in going),
+            self._books.ended.n_output + sum(timeline.n_output for timeline in going),
         )
 
     def cancel(self, number: int) -> bool:
@@ -360,9 +329,9 @@ class Serving:
                     replica.fail_all(_shutting_down)
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                await self._books.until_empty()
         except TimeoutError:
-            log.warning("%d requests are cut off", len(self._tickets))
+            log.warning("%d requests are cut off", self._books.n_open)
             return False
         return True
 
@@ -388,58 +357,12 @@ class Serving:
         return Revision(number, models[name], (Replica(name, self._over),), draft)
 
     def _over(self, work: Work) -> None:
-        """Count a request out, wherever it was counted in."""
-        now, timeline = time.monotonic(), work.timeline
-        ticket = self._tickets.pop(work.rid)
-        served = work.finish in ("stop", "length")
-        ticket.admission.leave(now, ticket.place, served=served)
-        ticket.quota.leave(
-            ticket.size,
-            ticket.charge,
-            n_prompt=timeline.n_prompt,
-            n_output=timeline.n_output,
-            seconds=now - ticket.admitted_seconds,
-            now=now,
-        )
-        if not self._tickets:
-            self._idle.set()
-        self._ended = Tokens(
-            self._ended.n_prompt + timeline.n_prompt, self._ended.n_output + timeline.n_output
-        )
-        self._metrics.observe(timeline)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """Where an admitted request has been counted in."""
-
-    admission: Admission
-    quota: Quota
-    place: Place
-    size: Size
-    charge: int  # tokens
-    admitted_seconds: float
+        self._books.leave(work)
+        self._metrics.observe(work.timeline)
 
 
 def _have_failed(replicas: Sequence[Replica]) -> bool:
     return all(replica.state == "failed" for replica in replicas)
-
-
-def _size_of(submit: wire.Submit | wire.Embed) -> Size:
-    """What the frame tells of the request's length; of a chat, the text of its messages."""
-    if isinstance(submit, wire.Embed):
-        if submit.token_lists is not None:
-            return Size(sum(map(len, submit.token_lists)), 0, max_tokens=0)
-        texts = submit.texts or []
-        n_bytes = sum(map(len, texts)) + len(submit.query or "") * len(texts)
-        return Size(None, n_bytes, max_tokens=0)
-    if submit.tokens is not None:
-        return Size(len(submit.tokens), 0, submit.max_tokens)
-    if submit.text is not None:
-        return Size(None, len(submit.text), submit.max_tokens)
-    contents = (message.get("content") for message in submit.messages or ())
-    n_bytes = sum(len(content) for content in contents if isinstance(content, str))
-    return Size(None, n_bytes, submit.max_tokens)
 
 
 def _shutting_down() -> ShuttingDown:
