@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
@@ -26,6 +25,7 @@ from hearth_tui.dialogs.write import Write
 from hearth_tui.errors import ClientError
 from hearth_tui.printable import one_line
 from hearth_tui.talk.actions import ACTIONS
+from hearth_tui.talk.meter import Meter
 from hearth_tui.talk.session import Stopped, Talker
 from hearth_tui.talk.widgets.entry import Entry
 from hearth_tui.talk.widgets.turn import Turn
@@ -141,7 +141,7 @@ class TalkApp(App[None]):
             asyncio.to_thread(self._talker.ask, self._model.id, messages, heard)
         )
         asking.add_done_callback(lambda _: pieces.put_nowait(None))
-        meter = _Meter(self._model.id)
+        meter = Meter(self._model.id)
         try:
             while (text := await self._next(pieces, meter)) is not None:
                 meter.add()
@@ -151,7 +151,7 @@ class TalkApp(App[None]):
                 self._talker.stop()
         return await asking
 
-    async def _next(self, pieces: asyncio.Queue[str | None], meter: _Meter) -> str | None:
+    async def _next(self, pieces: asyncio.Queue[str | None], meter: Meter) -> str | None:
         """The next piece; meanwhile the status goes on, and a stop that came too early is said again."""
         while True:
             self._say(meter.line())
@@ -333,28 +333,3 @@ class TalkApp(App[None]):
 
     def _doing(self, name: str) -> Callable[[], object]:
         return lambda: self.run_action(name)
-
-
-class _Meter:
-    """How an answer comes, while it does; its pieces are about as many as its tokens."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._began = time.monotonic()
-        self._first: float | None = None
-        self._n_pieces = 0
-
-    def add(self) -> None:
-        """One more piece has come."""
-        self._n_pieces += 1
-        if self._first is None:
-            self._first = time.monotonic()
-
-    def line(self) -> str:
-        """The status of now."""
-        now = time.monotonic()
-        if self._first is None:
-            return f"{self._model} … {now - self._began:.0f} s"
-        spent = now - self._first
-        speed = f" · about {(self._n_pieces - 1) / spent:.0f} tokens/s" if spent > 0.5 else ""
-        return f"first token {figures.duration(self._first - self._began)}{speed} · Esc stops"

@@ -25,6 +25,7 @@ from hearth_tui.top.actions import ACTIONS, OPERATIONS, PANES
 from hearth_tui.top.columns import COLUMNS
 from hearth_tui.top.consequences import consequence
 from hearth_tui.top.history import History, Speed
+from hearth_tui.top.rows import details_of, rows_of
 from hearth_tui.top.types import Batch, Operated, Top, UnderWay, WatchedModel
 from hearth_tui.top.widgets.banner import Banner
 from hearth_tui.top.widgets.devices import Devices
@@ -183,22 +184,10 @@ class TopApp(App[None]):
 
     def _show_pane(self, top: Top) -> None:
         """Only the one that is seen."""
-        match self._pane:
-            case "requests":
-                rows = {str(r.number): lines.request_cells(r) for r in top.requests}
-            case "cache":
-                self._summary.show(lines.cache_line(top))
-                order = (lambda a: -a.saved_seconds) if self._by_saved else (lambda a: -a.hits)
-                rows = {a.key: lines.answer_cells(a) for a in sorted(top.cache.top, key=order)}
-            case "batches":
-                rows = {b.id: lines.batch_cells(b, top.now) for b in self._batches or ()}
-            case "alerts":
-                rows = {
-                    lines.alert_key(a, i): lines.alert_cells(a) for i, a in enumerate(top.alerts)
-                }
-            case _:
-                return
-        self._table.show(rows)
+        if self._pane == "cache":
+            self._summary.show(lines.cache_line(top))
+        if self._pane != "log":
+            self._table.show(rows_of(self._pane, top, self._batches or (), self._by_saved))
 
     def _show_log(self, top: Top, *, begun_anew: bool) -> None:
         if begun_anew:  # another daemon counts its lines anew, and was asked for later ones
@@ -278,15 +267,9 @@ class TopApp(App[None]):
     def _details(self) -> tuple[str, list[tuple[str, str]]]:
         chosen = self._table.chosen if self._pane != "log" and self._table.has_focus else None
         if chosen is not None and self._top is not None:
-            for request in self._top.requests:
-                if self._pane == "requests" and str(request.number) == chosen:
-                    return f"request {chosen}", list(lines.request_details(request))
-            for answer in self._top.cache.top:
-                if self._pane == "cache" and answer.key == chosen:
-                    return "a frequent query", list(lines.answer_details(answer))
-            for number, alert in enumerate(self._top.alerts):
-                if self._pane == "alerts" and lines.alert_key(alert, number) == chosen:
-                    return f"{alert.level}: {alert.kind}", list(lines.alert_details(alert))
+            details = details_of(self._pane, self._top, chosen)
+            if details is not None:
+                return details
         model = self._chosen_model()
         return ("", []) if model is None else (model.name, list(lines.model_details(model)))
 
