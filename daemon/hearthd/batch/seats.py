@@ -15,8 +15,6 @@ from hearthd.serving.service import Serving
 
 LOOK_SECONDS: Final = 0.5
 """Between two looks at what changes without a word: limits of keys, models that get ready."""
-
-
 YIELD_SECONDS: Final = 5.0
 """So long after a more urgent request, no more than a few lines are with a model."""
 
