@@ -226,6 +226,17 @@ def test_batch_that_stands_still_gets_a_turn() -> None:
     assert town.served["batch"] > before + 5
 
 
+def test_batch_with_a_turn_decodes_while_others_wait_for_seats() -> None:
+    """Who waits for a seat that no batch has to leave is not helped by batch that stands still."""
+    crowd = Client("crowd", INTERACTIVE, n_waiting=12)
+    batch = Client("batch", BATCH, n_output=100, until_seconds=0.0)
+    town = Town(crowd, batch, aging_seconds=2.0)
+    town.run(1.0)
+    rid = town.ask(batch)
+    town.run(10.0)
+    assert rid in town.ended
+
+
 def test_batch_gives_up_its_seat_and_loses_nothing() -> None:
     with Rig(NOISE, concurrency=2, kv_tokens=1024) as rig:
         batch = [

@@ -278,7 +278,9 @@ class Scheduler:
             selection.add(request, 1 + len(draft), 1 + len(draft), len(draft))
 
     def _share_step(self, decoding: list[Request], prompts: list[Request]) -> Shares:
-        crowd = Crowd(self.running, self.waiting.first(), self.seats.n_entering)
+        head = self.waiting.first()
+        may_enter = head is not None and self.seats.may_enter(head)
+        crowd = Crowd(self.running, head, may_enter, self.seats.n_entering)
         return self.sharing.share(
             decoding, prompts, crowd, prompts_turn=self._prompts_turn, now=self.clock()
         )

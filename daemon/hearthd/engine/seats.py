@@ -175,6 +175,10 @@ class Seats:
 
     # --- making way ----------------------------------------------------------------------------
 
+    def may_enter(self, request: Request) -> bool:
+        """Whether one that waits finds a seat that is free, or that another has to leave for it."""
+        return self.n_entering > 0 or policy.gives_way(request, self.running) is not None
+
     def _n_yielding(self, request: Request) -> int:
         """Tokens in memory of those that would give way to a request, and are not about to."""
         if policy.gives_way(request, self.running) is None:

@@ -34,6 +34,7 @@ class Crowd(NamedTuple):
 
     running: Sequence[Request]
     head: Request | None  # the first of those that wait
+    may_enter: bool  # whether it finds a seat
     n_entering: int  # of those that wait, how many there are seats for
 
 
@@ -64,7 +65,9 @@ class StepSharing:
         is_urgent = level is not None and level > policy.BATCH_LEVEL
         if is_urgent or any(map(_is_urgent, crowd.running)):
             self._urgent_seconds = now
-        if is_urgent and self._may_stand_still(crowd.running, now):
+        # standing still would not help one that waits for the seat of somebody as urgent
+        is_helped = crowd.may_enter or any(map(_is_urgent, prompts))
+        if is_urgent and is_helped and self._may_stand_still(crowd.running, now):
             decoding, prompts = [*filter(_is_urgent, decoding)], [*filter(_is_urgent, prompts)]
             n_rows = self._rows_beside(decoding, prompts, crowd)
             return Shares(decoding, prompts, n_rows, policy.BATCH_LEVEL)
