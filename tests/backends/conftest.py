@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared_models import shared_model
 from tiny_vocabulary import N_VOCAB, write_vocabulary
 
 from hearth_backends.base import LoadedModel
 
 if TYPE_CHECKING:
     from gguf_runner import Runner
-
-SHARED_MODELS = "HEARTH_SHARED_MODELS"
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 MakeGguf = Callable[..., Path]
 
@@ -49,11 +46,7 @@ class Shape:
 @pytest.fixture(scope="session")
 def stories() -> Path:
     """stories260K, a real Llama with a SentencePiece vocabulary that nobody here wrote."""
-    folder = Path(os.environ.get(SHARED_MODELS, REPOSITORY.parent / "shared" / "models"))
-    path = folder / "stories260K.gguf"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not at hand; set {SHARED_MODELS} to the folder that holds it")
-    return path
+    return shared_model("stories260K.gguf")
 
 
 @pytest.fixture(scope="session")

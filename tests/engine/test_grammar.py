@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -14,6 +13,7 @@ import pytest
 from jsonschema_specifications import REGISTRY
 from random_model import RandomModel
 from schemas import SCHEMAS
+from shared_models import shared_model
 
 from hearth_backends.base import Tokenizer
 from hearth_backends.registry import open_model
@@ -21,7 +21,6 @@ from hearth_backends.sim.tokenizer import ByteTokenizer
 from hearthd import wire
 from hearthd.engine.grammar import Grammar, GrammarFactory, GrammarRefused
 
-STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K.gguf"
 BYTES = ByteTokenizer(300, add_bos=False)
 MAX_TOKENS = 3000
 
@@ -30,9 +29,7 @@ def vocabulary(name: str) -> Tokenizer:
     if name == "bytes":
         return BYTES
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    if not STORIES.exists():
-        pytest.skip(f"{STORIES} is not there")
-    return open_model(str(STORIES)).tokenizer
+    return open_model(str(shared_model("stories260K.gguf"))).tokenizer
 
 
 @pytest.fixture(scope="module", params=["bytes", "stories"])
