@@ -36,6 +36,7 @@ from hearthd.machine import Machine
 from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
 from hearthd.reload import RELOADER, Reloader, patience_of
+from hearthd.serving.governor import Governor
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
@@ -83,6 +84,7 @@ def build_app(config: Config, machine: Machine) -> web.Application:
     app[keys.OPTIONS] = keys.ApiOptions(
         max_body_bytes=config.limits.max_body_bytes, insecure=config.insecure
     )
+    app[top.GOVERNOR] = Governor(config.power, serving, lambda: devices.inventory.present)
     app[RELOADER] = Reloader(
         config,
         serving=serving,
@@ -90,6 +92,7 @@ def build_app(config: Config, machine: Machine) -> web.Application:
         cache=app[keys.CACHE],
         register=app[keys.REGISTER],
         tls=app[keys.TLS],
+        governor=app[top.GOVERNOR],
     )
     routes.setup(app)
     app.cleanup_ctx.append(_keys)
@@ -198,7 +201,8 @@ def _engines(config: Config) -> Callable[[web.Application], AsyncIterator[None]]
     async def engines(app: web.Application) -> AsyncIterator[None]:
         await asyncio.to_thread(_prefix_folders(config).keep_only, kept)
         app[keys.SERVING].start()
-        yield
+        async with going_on(app[top.GOVERNOR].keep_going(), "governor"):
+            yield
         await app[keys.SERVING].stop()
 
     return engines

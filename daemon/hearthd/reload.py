@@ -21,6 +21,7 @@ from hearthd.config.changes import Changes, compare
 from hearthd.config.schema import Config
 from hearthd.errors import ConfigError, HearthError
 from hearthd.service_manager import ServiceManager
+from hearthd.serving.governor import Governor
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
 from hearthd.serving.supervisor import Supervisor
@@ -41,6 +42,7 @@ class Reloader:
         cache: ResponseCache,
         register: Register,
         tls: Tls,
+        governor: Governor,
     ) -> None:
         self.config = config
         self._started = config  # what stands until a restart is as it was then
@@ -49,6 +51,7 @@ class Reloader:
         self._cache = cache
         self._register = register
         self._tls = tls
+        self._governor = governor
 
     async def reload(self, read: Callable[[], Config], manager: ServiceManager) -> None:
         """Read the configuration in a thread, and put it in force or say why not."""
@@ -107,6 +110,7 @@ class Reloader:
             restarts=RestartPolicy(engine.restart_limit, engine.restart_window_seconds),
             log_level=new.log.level,
         )
+        self._governor.limits = new.power
         self._register.configure(new.keys, new.models)
         self._cache.configure({name: model.cache for name, model in new.models.items()})
         self._serving.reconfigure(

@@ -10,6 +10,7 @@ A frame is four bytes of length (big endian) and a msgpack map with a `type` tag
                                <-    Ready | Failed
     Submit, Embed, Cancel, Encode, Decode ->
                                <-    Step (deltas), Embedded, Reject, Encoded, Decoded
+    Hold                       ->                      use this share of your seats from now on
     Probe                      ->                      where it was silent for a while
                                <-    Probed            a token or a vector was computed, or other work went on
                                <-    Beat              each second, from its own thread
@@ -43,6 +44,8 @@ class StageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     backend: str
     device: str = "cpu:0"  # a group: "cuda:0+cuda:1", see `device_names`
     layers: tuple[int, int] | None = None  # None: all
+    own_process: bool | None = None  # None: decided, see `hearthd.engine.stages.homes`
+    cpus: tuple[int, ...] = ()  # processors that it keeps to; empty: all that the engine may use
 
 
 def device_names(device: str) -> list[str]:
@@ -325,6 +328,16 @@ class Cancel(Frame, frozen=True):
     rid: int
 
 
+class Hold(Frame, frozen=True):
+    """Use this share of your seats from now on, 0 to 1, one at least: the box is hot or is to be quiet."""
+
+    share: float
+
+    def of(self, n: int) -> int:
+        """So many of n seats."""
+        return max(1, int(n * self.share))
+
+
 class Probe(Frame, frozen=True):
     """Show that you answer: compute one token, unless a step of other work is committed before that."""
 
@@ -460,7 +473,17 @@ class Beat(Frame, frozen=True):
 
 
 ToEngine: TypeAlias = (
-    Load | LeaseGrant | LeaseRefusal | Submit | Embed | Cancel | Encode | Decode | Probe | Stop
+    Load
+    | LeaseGrant
+    | LeaseRefusal
+    | Submit
+    | Embed
+    | Cancel
+    | Encode
+    | Decode
+    | Hold
+    | Probe
+    | Stop
 )
 FromEngine: TypeAlias = (
     LeaseRequest

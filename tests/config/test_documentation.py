@@ -24,6 +24,7 @@ SECTIONS: dict[str, type[schema.Section]] = {
     "[engine]": schema.EngineConfig,
     "[memory]": schema.MemoryConfig,
     "[cache]": schema.CacheConfig,
+    "[power]": schema.PowerConfig,
     "[batch]": schema.BatchConfig,
     "[hardware]": schema.HardwareConfig,
     "[lan]": schema.LanConfig,

@@ -25,6 +25,7 @@ from hearthd.hardware.cpu_load import CpuLoad, mean_load
 from hearthd.hardware.device import Device
 from hearthd.lan.announcer import Announcer
 from hearthd.placement.ledger import Ledger
+from hearthd.serving.governor import Governor
 from hearthd.serving.principal import LOCAL, Principal
 from hearthd.serving.status import ModelStatus
 from hearthd.serving.under_way import UnderWay
@@ -34,6 +35,7 @@ from hearthd.telemetry.alerts import (
     cache_alerts,
     device_alerts,
     disk_alerts,
+    hold_alerts,
     in_order,
     lan_alerts,
     model_alerts,
@@ -43,6 +45,7 @@ from hearthd.telemetry.alerts import (
 LEDGER = web.AppKey("ledger", Ledger)
 STATE_FOLDER = web.AppKey("state_folder", Path)
 ANNOUNCER = web.AppKey("announcer", Announcer)
+GOVERNOR = web.AppKey("governor", Governor)
 
 MOST_LINES: Final = 500
 LOOK_SECONDS: Final = 0.9
@@ -261,6 +264,7 @@ def _alerts(
             *disk_alerts(seen.state_folder or "", seen.free_bytes, seen.total_bytes),
             *device_alerts(devices),
             *quarantine_alerts(quarantined),
+            *hold_alerts(app[GOVERNOR].reasons if GOVERNOR in app else {}),
             *cache_alerts(app[CACHE].counts.faults),
             *batch_alerts(app[BATCHES].paused() if BATCHES in app else {}),
             *lan_alerts(app[ANNOUNCER].problem if ANNOUNCER in app else None),

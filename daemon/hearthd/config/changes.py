@@ -16,6 +16,7 @@ LIVE: tuple[Key, ...] = (
     ("models",),
     ("keys",),
     ("engine",),
+    ("power",),
     ("log",),
     ("stop",),
     ("limits", "queue_requests"),

@@ -26,6 +26,7 @@ Role: TypeAlias = Literal["user", "batch", "operator", "readonly"]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 CountOrNone: TypeAlias = Annotated[int, Meta(ge=0)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
 PositiveMilliseconds: TypeAlias = Annotated[float, Meta(gt=0)]
 Weight: TypeAlias = Annotated[float, Meta(ge=0.001, le=1000)]
@@ -150,6 +151,19 @@ class MemoryConfig(Section, frozen=True):
     devices: dict[str, Size] = {}  # budget of a device other than the processor
 
 
+Span: TypeAlias = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+"""Hours of a day, "22:00-06:00", by the box's clock."""
+
+
+class PowerConfig(Section, frozen=True):
+    """[power]"""
+
+    celsius: Positive | None = None  # of a device; while one is hotter, its models run fewer
+    watts: Positive | None = None  # of all devices that say; over it, all models run fewer
+    quiet: tuple[Span, ...] = ()  # hours in which models run fewer, such as "22:00-06:00"
+    quiet_share: Annotated[float, Meta(gt=0, le=1)] = 0.25  # of their seats, in those hours
+
+
 class CacheConfig(Section, frozen=True):
     """[cache]"""
 
@@ -232,6 +246,7 @@ class Config(Section, frozen=True):
     engine: EngineConfig = EngineConfig()
     memory: MemoryConfig = MemoryConfig()
     hardware: HardwareConfig = HardwareConfig()
+    power: PowerConfig = PowerConfig()
     cache: CacheConfig = CacheConfig()
     batch: BatchConfig = BatchConfig()
     log: LogConfig = LogConfig()

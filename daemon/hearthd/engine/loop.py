@@ -22,7 +22,7 @@ BEAT_SECONDS = 1.0
 Command = TypeVar("Command")
 """What the intake thread has for the computing one, besides what hearthd orders."""
 
-_Order = wire.Cancel | wire.Probe | wire.Stop | HearthdGone
+_Order = wire.Cancel | wire.Hold | wire.Probe | wire.Stop | HearthdGone
 
 
 class Computing(Protocol):

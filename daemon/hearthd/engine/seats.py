@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from hearth_backends.kv.contract import BLOCK_TOKENS, KVStore
+from hearthd import wire
 from hearthd.engine import policy
 from hearthd.engine.fairness import FairShare
 from hearthd.engine.prefixes.tiers import PrefixTiers
@@ -43,7 +44,7 @@ class Seats:
         self.prefixes: PrefixTiers | None = None
         self.n_preemptions = 0
         self._store = store
-        self._n_seq = n_seq
+        self._n_seq = self._n_open = n_seq
         self._aging_seconds = aging_seconds
         self._sent_back = sent_back
         self._latest_turns: dict[int, float] = {}  # of each level: when one of it was given a turn
@@ -52,7 +53,11 @@ class Seats:
     @property
     def n_entering(self) -> int:
         """Of those that wait, how many there are seats for."""
-        return min(max(0, self._n_seq - len(self.running)), len(self.waiting))
+        return min(max(0, self._n_open - len(self.running)), len(self.waiting))
+
+    def hold(self, share: wire.Hold) -> None:
+        """Give out that many of the seats from now on; who has one keeps it."""
+        self._n_open = share.of(self._n_seq)
 
     def join(self, request: Request, now: float) -> None:
         """A new request waits from now on."""
@@ -135,7 +140,7 @@ class Seats:
 
     def _has_seat(self, request: Request, selection: Selection) -> bool:
         """Whether a request that waits can run, somebody else having made way for it where need be."""
-        while len(self.running) >= self._n_seq or not self._store.can_admit():
+        while len(self.running) >= self._n_open or not self._store.can_admit():
             if not self._make_way(request, selection):
                 return False
         return True

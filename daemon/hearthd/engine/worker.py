@@ -53,7 +53,7 @@ class Fetched:
     saved: SavedPrefix | None
 
 
-_Command = Arrival | Fetched | wire.Cancel | wire.Probe | wire.Stop | HearthdGone
+_Command = Arrival | Fetched | wire.Cancel | wire.Hold | wire.Probe | wire.Stop | HearthdGone
 
 
 class LeaseRefused(BackendError):
@@ -251,6 +251,8 @@ class Worker(EngineLoop[Arrival | Fetched]):
             case wire.Cancel():
                 if self._fetching.pop(command.rid, None) is None:
                     self._core.cancel(command.rid)
+            case wire.Hold():
+                self._core.scheduler.seats.hold(command)
             case wire.Probe():
                 self._core.probe(command.number)
             case wire.Stop():
@@ -297,7 +299,7 @@ class Worker(EngineLoop[Arrival | Fetched]):
                 self._link.send(self._intake.decode(frame))
             case wire.Cancel() if self._preparation.cancel(frame.rid):
                 log.debug("request %d was cancelled before it was ready", frame.rid)
-            case wire.Cancel() | wire.Probe() | wire.Stop():
+            case wire.Cancel() | wire.Hold() | wire.Probe() | wire.Stop():
                 self._inbox.put(frame)
             case _:
                 log.error("hearthd sent %s to an engine that is loaded", type(frame).__name__)

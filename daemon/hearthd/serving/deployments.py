@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hearthd import wire
@@ -90,6 +90,7 @@ class Deployment:
     current: Revision
     intake: Intake = "open"
     pinned: bool = False  # operators cannot unload it before they have said otherwise
+    held: wire.Hold = field(default=wire.Hold(1.0))  # how much of itself it may use
 
     def check_intake(self) -> None:
         """Raise ModelDrained or ModelUnloaded where an operator has taken it out of service."""
@@ -101,11 +102,20 @@ class Deployment:
     def concurrency(self) -> int:
         """Requests that its replicas run at once."""
         return sum(
-            replica.info.concurrency
-            if replica.info is not None
-            else self.current.config.concurrency
+            self.held.of(
+                replica.info.concurrency
+                if replica.info is not None
+                else self.current.config.concurrency
+            )
             for replica in self.current.replicas
         )
+
+    def hold(self, share: float) -> None:
+        """Have its replicas use that share of their seats from now on."""
+        if share != self.held.share:
+            self.held = wire.Hold(share)
+        for replica in self.current.replicas:
+            replica.hold(self.held)
 
     def status(self) -> ModelStatus:
         """What is known of it now, of its best replica where there are several."""

@@ -48,9 +48,11 @@ class Replica:
         self.beat: wire.Beat | None = None
         self.n_restarts = 0
         self.rss_bytes: int | None = None
+        self.setbacks: list[str] = []  # where it could not be loaded, and why
         self.retired = False  # another is in its place
         self.vacant = False  # its last engine is gone, and none will come
         self._on_over = on_over
+        self._hold = wire.Hold(1.0)
         self._idle = asyncio.Event()  # no requests here
         self._idle.set()
         self._process: EngineProcess | None = None  # loading or ready
@@ -114,6 +116,13 @@ class Replica:
         generation.fail(error(), time.monotonic())
         self._cancel(generation)
         return True
+
+    def hold(self, hold: wire.Hold) -> None:
+        """Have its engine, and those that come after, use that share of their seats."""
+        if hold != self._hold:
+            self._hold = hold
+            if self._serving is not None:
+                self._serving.send(hold)
 
     async def call(self, call: Call) -> wire.Encoded | wire.Decoded:
         """Ask, and wait for the answer; raises what the engine or its end says."""
@@ -235,6 +244,8 @@ class Replica:
         self.state, self.info, self.failure = "ready", info, None
         self.phase = self.progress = None
         self.rss_bytes = info.rss_bytes
+        if self._hold.share < 1.0:
+            process.send(self._hold)
         for call in self._calls.values():
             self._send_call(process, call)
         for generation in list(self._generations.values()):

@@ -317,6 +317,10 @@ class Serving:
             self._changeover.begin(going, [(deployment.name, deployment.current)], drain_seconds)
         return deployment.status()
 
+    def hold(self, name: str, share: float) -> None:
+        """Have a model use that share of its seats; raises ModelNotFound."""
+        self._deployments.resolve(name).hold(share)
+
     async def drain(self, seconds: float) -> bool:
         """Take nothing new and let what runs finish within `seconds`; returns whether all did.
 

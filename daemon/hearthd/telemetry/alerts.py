@@ -124,6 +124,11 @@ def batch_alerts(paused: Mapping[str, str]) -> list[Alert]:
     return [Alert("warning", "batch_waits", batch, why) for batch, why in paused.items()]
 
 
+def hold_alerts(reasons: Mapping[str, str]) -> list[Alert]:
+    """Models that do not use all of their seats, and why."""
+    return [Alert("warning", "model_held", model, why) for model, why in reasons.items()]
+
+
 def lan_alerts(problem: str | None) -> list[Alert]:
     """The network is not told of the box, though it should be."""
     return [] if problem is None else [Alert("warning", "not_announced", "mDNS", problem)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hearthd import wire
 from hearthd.engine.encoding.job import Job, Text
 from hearthd.engine.fairness import FairShare
 
@@ -30,8 +31,8 @@ class EncodingQueue:
 
     def __init__(self, *, batch_tokens: int, batch_texts: int, aging_seconds: float) -> None:
         """A batch ends with the text that reaches `batch_tokens`; a longer one goes alone."""
-        self._batch_tokens = batch_tokens
-        self._batch_texts = batch_texts
+        self._most = (batch_tokens, batch_texts)
+        self._batch_tokens, self._batch_texts = self._most
         self._aging_seconds = aging_seconds
         self._jobs: dict[int, Job] = {}
         self._shares = FairShare()
@@ -48,6 +49,10 @@ class EncodingQueue:
     def has_work(self) -> bool:
         """Whether any text waits."""
         return any(job.waiting for job in self._jobs.values())
+
+    def hold(self, share: wire.Hold) -> None:
+        """Make batches of that part of their size from now on."""
+        self._batch_tokens, self._batch_texts = map(share.of, self._most)
 
     def add(self, job: Job, now: float) -> None:
         """A job comes; it starts where the other jobs of its key are."""

@@ -17,7 +17,7 @@ from hearthd.engine.loop import EngineLoop
 
 log = logging.getLogger(__name__)
 
-_Command = Job | wire.Cancel | wire.Probe | wire.Stop | HearthdGone
+_Command = Job | wire.Cancel | wire.Hold | wire.Probe | wire.Stop | HearthdGone
 
 
 def serve_encoder(link: EngineLink, core: EncodingCore, intake: EncodingIntake) -> int:
@@ -77,6 +77,8 @@ class EncodingWorker(EngineLoop[Job]):
                 self._core.add(command)
             case wire.Cancel():
                 self._core.cancel(command.rid)
+            case wire.Hold():
+                self._core.queue.hold(command)
             case wire.Probe():
                 self._core.probe(command.number)
             case wire.Stop():
@@ -94,7 +96,7 @@ class EncodingWorker(EngineLoop[Job]):
                 self._link.send(self._intake.encode(frame))
             case wire.Decode():
                 self._link.send(self._intake.decode(frame))
-            case wire.Cancel() | wire.Probe() | wire.Stop():
+            case wire.Cancel() | wire.Hold() | wire.Probe() | wire.Stop():
                 self._inbox.put(frame)
             case _:
                 log.error("hearthd sent %s to an engine that encodes", type(frame).__name__)
