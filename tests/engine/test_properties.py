@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +15,7 @@ from sim_oracle import ScriptedDrafter, expected
 from hearthd import wire
 from hearthd.engine import policy
 
+AT_LENGTH = int(os.environ.get("HEARTH_EXAMPLES", "500"))
 PATH = "sim:layers=2,context=256"
 KV_TOKENS = 160
 """Room for less than two of the largest requests below, so that requests preempt each other."""
@@ -236,7 +238,7 @@ def test_a_draft_model_changes_no_token_and_leaks_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=AT_LENGTH, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drafted_worlds(), crowds(12))
 def test_a_draft_model_changes_no_token_at_length(world: World, requests: list[Ask]) -> None:
     play(world, requests)
@@ -244,7 +246,7 @@ def test_a_draft_model_changes_no_token_at_length(world: World, requests: list[A
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=AT_LENGTH, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), crowds(12))
 def test_every_request_gets_the_tokens_of_the_oracle_at_length(
     world: World, requests: list[Ask]
