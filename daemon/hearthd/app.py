@@ -90,6 +90,7 @@ def build_app(config: Config, machine: Machine) -> web.Application:
         serving=serving,
         supervisor=supervisor,
         cache=app[keys.CACHE],
+        batches=app[keys.BATCHES],
         register=app[keys.REGISTER],
         tls=app[keys.TLS],
         governor=app[top.GOVERNOR],

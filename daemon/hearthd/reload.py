@@ -16,6 +16,7 @@ from hearthd import log as logs
 from hearthd.access.action import Action
 from hearthd.access.register import Register
 from hearthd.access.tls import Tls
+from hearthd.batch.service import Batches
 from hearthd.cache.service import ResponseCache
 from hearthd.config.changes import Changes, compare
 from hearthd.config.schema import Config
@@ -40,6 +41,7 @@ class Reloader:
         serving: Serving,
         supervisor: Supervisor,
         cache: ResponseCache,
+        batches: Batches,
         register: Register,
         tls: Tls,
         governor: Governor,
@@ -49,6 +51,7 @@ class Reloader:
         self._serving = serving
         self._supervisor = supervisor
         self._cache = cache
+        self._batches = batches
         self._register = register
         self._tls = tls
         self._governor = governor
@@ -113,6 +116,7 @@ class Reloader:
         self._governor.limits = new.power
         self._register.configure(new.keys, new.models)
         self._cache.configure({name: model.cache for name, model in new.models.items()})
+        self._batches.configure(new.batch)
         self._serving.reconfigure(
             new.models,
             queue_limit=new.limits.queue_requests,

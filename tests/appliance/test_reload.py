@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hearthd_process import Daemon, running
+from openai import APIStatusError, OpenAI
 from service_manager_end import ManagerEnd
 
 FIRST = """
@@ -124,6 +125,16 @@ def test_the_log_level_counts_at_once(box: Box) -> None:
     assert len(box.daemon.log) == n_lines  # it would say that it has read the configuration
     box.reload(FIRST)
     assert len(box.daemon.log) > n_lines
+
+
+def test_settings_of_batches_count_at_once(box: Box) -> None:
+    with OpenAI(base_url=f"http://{box.daemon.address()}/v1", api_key="none") as client:
+        assert box.reload(FIRST + "[batch]\nfile = 10\n") == "ready: 1 model"
+        with pytest.raises(APIStatusError) as refused:
+            client.files.create(file=("in.jsonl", b"x" * 11), purpose="batch")
+        assert refused.value.status_code == 413
+        box.reload(FIRST)
+        assert client.files.create(file=("in.jsonl", b"x" * 11), purpose="batch").bytes == 11
 
 
 def test_what_needs_a_restart_is_named(box: Box) -> None:

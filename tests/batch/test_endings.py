@@ -12,30 +12,14 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer
-from batch_rig import batch_server, line, lines, make_batches, results, submit, until
-from fake_serving import FakeServing, spell
+from batch_rig import Gate, batch_server, line, lines, make_batches, results, submit, until
+from fake_serving import FakeServing
 from openai import BadRequestError, NotFoundError
 
 from hearthd import wire
 from hearthd.batch.disk import Disk, DiskTrouble
 from hearthd.config.schema import KeyConfig, KeyLimitsConfig
 from hearthd.errors import EngineFailed, ModelFailed, Overloaded
-
-
-class Gate:
-    """Lets a number of requests through; the others wait."""
-
-    def __init__(self, n: int) -> None:
-        self._places = asyncio.Semaphore(n)
-
-    async def script(self, submit: wire.Submit) -> AsyncIterator[wire.Delta]:
-        await self._places.acquire()
-        async for delta in spell("ok")(submit):
-            yield delta
-
-    def open(self, n: int = 10_000) -> None:
-        for _ in range(n):
-            self._places.release()
 
 
 def named(found: list[Any]) -> list[str]:

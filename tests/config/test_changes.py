@@ -68,4 +68,4 @@ def test_what_counts_at_once_and_what_does_not() -> None:
 def test_every_key_of_the_schema_is_one_or_the_other() -> None:
     """A section that is added later waits for a restart until somebody makes it count at once."""
     sections = {field.name for field in msgspec.structs.fields(Config)}
-    assert {"models", "keys", "engine", "log", "stop", "limits"} <= sections
+    assert {"models", "keys", "engine", "log", "stop", "limits", "batch"} <= sections

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from api_server import ApiServer
-from fake_serving import FakeServing
+from fake_serving import FakeServing, spell
 from openai import AsyncOpenAI
 from openai.types import Batch
 
+from hearthd import wire
 from hearthd.access.keyring import Keyring
 from hearthd.batch.counts import BatchCollector
 from hearthd.batch.disk import Disk
@@ -24,6 +25,22 @@ from hearthd.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 30.0
 CHAT = "/v1/chat/completions"
+
+
+class Gate:
+    """Lets a number of requests through; the others wait."""
+
+    def __init__(self, n: int) -> None:
+        self._places = asyncio.Semaphore(n)
+
+    async def script(self, submit: wire.Submit) -> AsyncIterator[wire.Delta]:
+        await self._places.acquire()
+        async for delta in spell("ok")(submit):
+            yield delta
+
+    def open(self, n: int = 10_000) -> None:
+        for _ in range(n):
+            self._places.release()
 
 
 def line(custom_id: str, text: str = "Q", url: str = CHAT, **body: Any) -> dict[str, Any]:

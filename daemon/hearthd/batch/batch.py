@@ -81,6 +81,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         return self.status in OVER
 
     @property
+    def ended(self) -> float | None:
+        """When it was over."""
+        return self.completed or self.failed or self.expired or self.cancelled
+
+    @property
     def is_cancelling(self) -> bool:
         """Whether somebody wants it to end."""
         return self.status == "cancelling"

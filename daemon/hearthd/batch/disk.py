@@ -58,8 +58,8 @@ class Disk:
     """The real one; blocks."""
 
     def __init__(self, reserve_bytes: int = 0) -> None:
-        """`reserve_bytes`: that are left free for others."""
-        self._reserve_bytes = reserve_bytes
+        """`reserve_bytes`: that are left free for others; may change at any time."""
+        self.reserve_bytes = reserve_bytes
 
     def open(self, path: Path) -> AppendFile:
         """A file to append to, which is there after a power cut; raises OSError."""
@@ -71,15 +71,16 @@ class Disk:
 
     def check_room(self, folder: Path, n_bytes: int) -> None:
         """Raise DiskTrouble where so many bytes would not leave the reserve free."""
-        if not self._reserve_bytes:
+        reserve_bytes = self.reserve_bytes
+        if not reserve_bytes:
             return
         found = os.statvfs(folder)
         free_bytes = found.f_bavail * found.f_frsize
-        if free_bytes < self._reserve_bytes + n_bytes:
+        if free_bytes < reserve_bytes + n_bytes:
             raise DiskTrouble(
                 "full",
                 f"the disk is nearly full: {free_bytes} bytes are free, and batch.reserve keeps "
-                f"{self._reserve_bytes} of them for others",
+                f"{reserve_bytes} of them for others",
             )
 
     def sync_folder(self, folder: Path) -> None:

@@ -31,9 +31,13 @@ class Files:
     """Belongs to the event loop; the disk is touched in threads."""
 
     def __init__(
-        self, folder: Path, disk: Disk, config: BatchConfig, clock: Callable[[], float]
+        self,
+        folder: Path,
+        disk: Disk,
+        config: Callable[[], BatchConfig],
+        clock: Callable[[], float],
     ) -> None:
-        """`clock` is unix time."""
+        """`config` is what is in force; `clock` is unix time."""
         self.folder = folder
         self._disk = disk
         self._config = config
@@ -46,7 +50,7 @@ class Files:
         self._database = database
         known = await database.read(stored.file_ids)
         await in_thread(self._tidy, known)
-        await self.expire()
+        await self.measure()
 
     def path(self, file_id: str) -> Path:
         """Where the file of this id is."""
@@ -128,11 +132,18 @@ class Files:
 
     # --- housekeeping --------------------------------------------------------------------------
 
-    async def expire(self) -> None:
-        """Take away what has been kept long enough."""
-        for file_id in await self._db.read(partial(stored.expired_files, now=self._clock())):
-            await self._drop(file_id)
+    async def expire(self, most: int) -> int:
+        """Take away what has been kept long enough, so many between two looks; how many they were."""
+        n_gone = 0
+        while True:
+            look = partial(stored.expired_files, now=self._clock(), most=most)
+            if not (expired := await self._db.read(look)):
+                break
+            for file_id in expired:
+                await self._drop(file_id)
+            n_gone += len(expired)
         await self.measure()
+        return n_gone
 
     async def measure(self) -> None:
         """Note how much is stored."""
@@ -140,7 +151,7 @@ class Files:
 
     def expiry(self, keep_seconds: float | None, now: float) -> float:
         """When a file made now goes."""
-        return now + (self._config.keep_seconds if keep_seconds is None else keep_seconds)
+        return now + (self._config().keep_seconds if keep_seconds is None else keep_seconds)
 
     @property
     def _db(self) -> Database:
@@ -165,13 +176,14 @@ class Files:
         return n_bytes
 
     def _check(self, n_bytes: int) -> None:
-        if n_bytes > self._config.file:
+        config = self._config()
+        if n_bytes > config.file:
             raise BodyTooLarge(
-                f"file: is over the limit of {self._config.file} bytes (batch.file)", param="file"
+                f"file: is over the limit of {config.file} bytes (batch.file)", param="file"
             )
-        if self.n_bytes + n_bytes > self._config.budget:
+        if self.n_bytes + n_bytes > config.budget:
             raise InsufficientStorage(
-                f"{self.n_bytes} bytes of files are stored, and {self._config.budget} may be "
+                f"{self.n_bytes} bytes of files are stored, and {config.budget} may be "
                 "(batch.budget): delete some",
             )
 

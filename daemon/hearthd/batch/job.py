@@ -104,7 +104,7 @@ class Job:
                 n_lines = await in_thread(count_lines, self._path)
             except OSError as error:
                 return Fault("input_unreadable", f"the input file: {error.strerror or error}")
-            if (fault := fault_of_input(n_lines, self._shop.config.lines)) is not None:
+            if (fault := fault_of_input(n_lines, self._shop.config().lines)) is not None:
                 return fault
             self._keeper.batch = begun(self.batch, n_lines, self._shop.clock())
         await self._keeper.recover()

@@ -19,6 +19,7 @@ from hearthd.batch.batch import ENDPOINTS, Batch, new_id, window_seconds
 from hearthd.batch.counts import Counts, Now
 from hearthd.batch.disk import Disk
 from hearthd.batch.files import Files
+from hearthd.batch.housekeeping import Housekeeping
 from hearthd.batch.job import Job
 from hearthd.batch.owners import Owners
 from hearthd.batch.seats import Seats
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 
 MOST_RUNNING: Final = 8
 """Batches that have lines under way at once; the others wait for their turn."""
-EXPIRE_SECONDS: Final = 600.0
-"""Between two looks for files that have been kept long enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class Batches:
         self._most_line_bytes = most_line_bytes
         self._clock = clock
         self._disk = disk or Disk(config.reserve)
-        self.files = Files(folder / "files", self._disk, config, clock)
+        self.files = Files(folder / "files", self._disk, lambda: self._config, clock)
         self._seats = Seats(serving)
         self._database: Database | None = None
         self._fault: str | None = None
@@ -101,10 +100,16 @@ class Batches:
             self._fault = str(error)
             log.critical("batches cannot be used: %s", error)
         else:
-            self._keeper = asyncio.create_task(self._keep_tidy(), name="batch-files")
+            work = Housekeeping(self.files, self._database, lambda: self._config, self._clock)
+            self._keeper = asyncio.create_task(work.keep_going(), name="batch-files")
             self._keeper.add_done_callback(tell_crash)
         finally:
             self._opened.set()
+
+    def configure(self, config: BatchConfig) -> None:
+        """Go by other settings from now on; files keep the time that they were given."""
+        self._config = config
+        self._disk.reserve_bytes = config.reserve
 
     def begin(self, answerer: Answerer) -> None:
         """Run what is not over, and what comes, once it can be read."""
@@ -123,7 +128,7 @@ class Batches:
             seats=self._seats,
             owners=self._owners,
             counts=self.counts,
-            config=self._config,
+            config=lambda: self._config,
             most_line_bytes=self._most_line_bytes,
             clock=self._clock,
         )
@@ -304,11 +309,3 @@ class Batches:
             if not waiting.done():
                 waiting.cancel()
         return waiting.done() and not waiting.cancelled()
-
-    async def _keep_tidy(self) -> None:
-        while True:
-            await asyncio.sleep(EXPIRE_SECONDS)
-            try:
-                await self.files.expire()
-            except (StoreError, OSError) as error:
-                log.error("old files cannot be taken away: %s", error)

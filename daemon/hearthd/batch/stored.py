@@ -75,12 +75,12 @@ def stored_bytes(connection: sqlite3.Connection) -> int:
     return int(n_bytes)
 
 
-def expired_files(connection: sqlite3.Connection, now: float) -> list[str]:
-    """Ids of those whose time is over and that no batch reads."""
+def expired_files(connection: sqlite3.Connection, now: float, most: int) -> list[str]:
+    """Ids of some whose time is over and that no batch reads."""
     rows = connection.execute(
         "SELECT id FROM files WHERE expires <= ? AND NOT EXISTS"
-        " (SELECT 1 FROM batches WHERE input_file = files.id AND NOT is_over)",
-        (now,),
+        " (SELECT 1 FROM batches WHERE input_file = files.id AND NOT is_over) LIMIT ?",
+        (now, most),
     )
     return [file_id for (file_id,) in rows]
 
@@ -120,9 +120,22 @@ def save_batch(
     for file in made:
         add_file(connection, file)
     connection.execute(
-        "UPDATE batches SET status = ?, is_over = ?, record = ? WHERE id = ?",
-        (batch.status, batch.is_over, _encoded(batch), batch.id),
+        "UPDATE batches SET status = ?, is_over = ?, ended = ?, record = ? WHERE id = ?",
+        (batch.status, batch.is_over, batch.ended, _encoded(batch), batch.id),
     )
+
+
+def drop_old_batches(connection: sqlite3.Connection, ended_by: float, most: int) -> int:
+    """Forget some that were over by then and whose answers have gone; how many. 0: there is none left."""
+    cursor = connection.execute(
+        "DELETE FROM batches WHERE number IN (SELECT number FROM batches WHERE ended <= ?"
+        " AND NOT EXISTS (SELECT 1 FROM files WHERE files.id IN"
+        " (json_extract(record, '$.output_file'), json_extract(record, '$.error_file')))"
+        " LIMIT ?)",
+        (ended_by, most),
+    )
+    connection.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
+    return cursor.rowcount
 
 
 def batch_of(connection: sqlite3.Connection, batch_id: str) -> Batch | None:

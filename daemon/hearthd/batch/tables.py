@@ -42,4 +42,19 @@ def m001_batches(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
-SCHEMA = Schema("batch", (m001_batches,), "hearthd.batch.tables:SCHEMA")
+def m002_ended(db: sqlite_utils.Database) -> None:
+    """When a batch was over, to find those that have been kept long enough."""
+    for statement in (
+        "ALTER TABLE batches ADD COLUMN ended REAL",
+        """
+        UPDATE batches SET ended = coalesce(
+            json_extract(record, '$.completed'), json_extract(record, '$.failed'),
+            json_extract(record, '$.expired'), json_extract(record, '$.cancelled')
+        ) WHERE is_over
+        """,
+        "CREATE INDEX batches_ended ON batches (ended) WHERE ended IS NOT NULL",
+    ):
+        db.execute(statement)
+
+
+SCHEMA = Schema("batch", (m001_batches, m002_ended), "hearthd.batch.tables:SCHEMA")

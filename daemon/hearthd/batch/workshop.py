@@ -26,6 +26,6 @@ class Workshop:
     seats: Seats
     owners: Owners
     counts: Counts
-    config: BatchConfig
+    config: Callable[[], BatchConfig]  # what is in force
     most_line_bytes: int
     clock: Callable[[], float]  # unix time

@@ -21,6 +21,7 @@ LIVE: tuple[Key, ...] = (
     ("stop",),
     ("limits", "queue_requests"),
     ("limits", "call_seconds"),
+    ("batch",),
 )
 """What counts at once; everything else stands until the next start, also what is added to the schema later."""
 

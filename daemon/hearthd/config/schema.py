@@ -183,7 +183,7 @@ class BatchConfig(Section, frozen=True):
     lines: Count = 50_000  # of one batch
     budget: Size = 10 << 30  # of all files; uploads over it are refused
     reserve: Size = 256 << 20  # of the disk, left free: with less, batches wait
-    keep_seconds: PositiveSeconds = 30 * 86400.0  # files, where nobody says for how long
+    keep_seconds: PositiveSeconds = 30 * 86400.0  # files where nobody says, batches that are over
 
 
 class HardwareConfig(Section, frozen=True):
