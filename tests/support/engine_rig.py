@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from hearthd.engine.drafting.gate import DraftGate
 from hearthd.engine.drafting.model import DraftModel
 from hearthd.engine.intake import Intake
 from hearthd.engine.load_plan import LoadPlan, PlannedStage, plan_load
-from hearthd.engine.loader import assemble, load_adapters
+from hearthd.engine.loader import assemble, load_adapters, load_stage
 
 
 @dataclass(slots=True)
@@ -215,9 +215,10 @@ def _cut(load: wire.Load, n_stages: int) -> wire.Load:
 
 
 def _load(stage: PlannedStage, plan: LoadPlan, clock: SimClock | None) -> Stage:
-    backend = stage.backend if clock is None else SimBackend(clock)
-    need = backend.estimate(plan.model.spec, stage.spec, stage.device)
+    if clock is not None:
+        stage = replace(stage, backend=SimBackend(clock))
+    need = stage.backend.estimate(plan.model.spec, stage.spec, stage.device)
     lease = Lease(1, stage.device.name, need)
-    loaded = backend.load(plan.model.spec, stage.spec, (stage.device,), (lease,), lambda _: None)
+    loaded = load_stage(plan.model.spec, stage, (lease,), lambda _: None)
     load_adapters(loaded, plan, lease)
     return loaded

@@ -44,6 +44,8 @@ class StageConfig(Section, frozen=True):
     backend: str
     device: str = "cpu:0"  # a group: "cuda:0+cuda:1"
     layers: tuple[int, int] | None = None  # unset: all
+    own_process: bool | None = None  # unset: where it keeps to `cpus`
+    cpus: tuple[CountOrNone, ...] = ()  # processors it keeps to; unset: all of the engine
 
 
 SemanticMode: TypeAlias = Literal["off", "shadow", "on"]

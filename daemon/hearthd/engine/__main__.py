@@ -1,4 +1,4 @@
-"""`python -m hearthd.engine --fd N | --probe [MODEL ...] | --selftest … | --calibrate … | --quantize …`: the engine's argv."""
+"""`python -m hearthd.engine --fd N | --stage N | --probe [MODEL ...] | --selftest … | --calibrate … | --quantize …`: the engine's argv."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="hearthd.engine")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--fd", type=int, help="the inherited socket to hearthd")
+    action.add_argument("--stage", type=int, help="the inherited socket to an engine")
     action.add_argument("--probe", nargs="*", metavar="MODEL", help="print what backends know")
     for word, does in (("selftest", "does rightly"), ("calibrate", "does, and how fast")):
         action.add_argument(
@@ -45,6 +46,10 @@ def main() -> int:
         return run(arguments.quantize)
     _log_to_stderr(arguments.log_level)
     _die_with_parent()
+    if arguments.stage is not None:
+        from hearthd.engine.stages.child import serve_stage
+
+        return serve_stage(socket.socket(fileno=arguments.stage))
     from hearthd.engine.worker import serve
 
     return serve(socket.socket(fileno=arguments.fd))

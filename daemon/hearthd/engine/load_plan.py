@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from hearth_backends import registry
@@ -18,6 +19,7 @@ from hearthd.engine.places import check_one_group, place_of
 from hearthd.engine.prefixes.opening import ram_bytes
 from hearthd.engine.quarantine import best_backend, check_quarantine
 from hearthd.engine.sizing import Room, choose_room
+from hearthd.engine.stages.homes import has_own_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class PlannedStage:
     devices: tuple[DeviceInfo, ...]  # several: a group, which shares every layer
     spec: StageSpec
     config: wire.StageConfig
+    own_process: bool = False
 
     @property
     def device(self) -> DeviceInfo:
@@ -174,7 +177,13 @@ def _stages(load: wire.Load, model: LoadedModel, room: Room) -> tuple[PlannedSta
             check_quarantine(load, config.backend, device)
     parts = [place_of(config, model.spec) for config in configs]
     return tuple(
-        PlannedStage(backend, devices, _spec(load, model, configs, i, room), config)
+        PlannedStage(
+            backend,
+            devices,
+            _spec(load, model, configs, i, room),
+            config,
+            has_own_process(config),
+        )
         for i, (config, (backend, devices)) in enumerate(zip(configs, parts, strict=True))
     )
 
@@ -191,7 +200,7 @@ def _stage_configs(load: wire.Load, model: LoadedModel) -> list[wire.StageConfig
         return [wire.StageConfig(backend=backend, device=load.device, layers=(0, n_layers))]
     if len(load.stages) == 1 and load.stages[0].layers is None:
         only = load.stages[0]
-        return [wire.StageConfig(only.backend, only.device, (0, n_layers))]
+        return [msgspec.structs.replace(only, layers=(0, n_layers))]
     at = 0
     for i, stage in enumerate(load.stages):
         if stage.layers is None or stage.layers[0] != at or stage.layers[1] <= at:
@@ -211,6 +220,9 @@ def _spec(
     own = set(wire.device_names(configs[i].device))
     n_sharing = sum(not own.isdisjoint(wire.device_names(config.device)) for config in configs)
     cores = load.threads or psutil.cpu_count(logical=False) or 1
+    threads = max(1, cores // n_sharing)
+    if cpus := configs[i].cpus:
+        threads = min(load.threads or len(cpus), len(cpus))
     return StageSpec(
         first=first,
         last=last,
@@ -222,6 +234,6 @@ def _spec(
         kv_tokens=room.kv_tokens,
         kv_dtype=load.kv_dtype,
         weight_kind=load.weights,
-        threads=max(1, cores // n_sharing),
+        threads=threads,
         state_bytes=load.prefix_ram_bytes,
     )

@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-from hearth_backends.base import Bytes, Lease, Stage
+from hearth_backends.base import Bytes, Lease, Progress, Stage
 from hearth_backends.kv.contract import KVStore
 from hearth_backends.kv.joint import JointStore
+from hearth_backends.weights.spec import ModelSpec
 from hearthd import wire
 from hearthd.engine import tool_format
 from hearthd.engine.core import EngineCore
 from hearthd.engine.drafting.opening import open_gate, open_model
-from hearthd.engine.load_plan import LoadPlan
+from hearthd.engine.load_plan import LoadPlan, PlannedStage
 from hearthd.engine.pipeline import Pipeline
 from hearthd.engine.prefixes.opening import open_tiers
 from hearthd.engine.scheduler import Scheduler
+from hearthd.engine.stages.order import StageOrder
+from hearthd.engine.stages.remote import load_remote
 
 Grant = Callable[[wire.LeaseRequest], int]
 """Asks the ledger and returns the lease's number, or raises."""
@@ -39,13 +42,7 @@ def execute_load(
     try:
         for i, (each, stage, leased) in enumerate(parts):
             stages.append(
-                stage.backend.load(
-                    each.model.spec,
-                    stage.spec,
-                    stage.devices,
-                    leased,
-                    _part_of(progress, i, len(parts)),
-                )
+                load_stage(each.model.spec, stage, leased, _part_of(progress, i, len(parts)))
             )
             load_adapters(stages[-1], each, leased[0])
         n_own = len(plan.stages)
@@ -54,6 +51,17 @@ def execute_load(
         for loaded in stages:
             loaded.close()
         raise
+
+
+def load_stage(
+    model: ModelSpec, planned: PlannedStage, leases: tuple[Lease, ...], progress: Progress
+) -> Stage:
+    """A stage in this process, or in one of its own; raises what `Backend.load` raises."""
+    backend, spec, devices = planned.backend, planned.spec, planned.devices
+    if not planned.own_process:
+        return backend.load(model, spec, devices, leases, progress)
+    order = StageOrder(backend.name, model, spec, devices, leases, planned.config.cpus)
+    return load_remote(order, progress)
 
 
 def load_adapters(stage: Stage, plan: LoadPlan, lease: Lease) -> None:

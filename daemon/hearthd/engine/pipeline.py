@@ -19,7 +19,10 @@ from hearth_backends.base import Batch, Capabilities, Hidden, Sampled, Stage
 from hearth_backends.errors import BackendError, StepError
 from hearth_backends.kv.contract import Placement, Reservation
 
-_POLL_SECONDS = 0.0002  # between two looks at a device that has not finished
+_POLL_SHARE = 0.05
+"""Of the time that a step has taken, what passes until the next look at whether it is done."""
+_POLL_SECONDS = (2e-5, 5e-4)
+"""But no less and no more."""
 
 
 _Result: TypeAlias = Future[Hidden | Sampled]
@@ -94,7 +97,7 @@ class Pipeline:
                 raise
         if ticket.handle is None:
             raise BackendError("a step was redeemed twice")
-        result = _finish(self.stages[0], ticket.handle)
+        result = finish(self.stages[0], ticket.handle)
         ticket.handle = None
         return _sampled(result)
 
@@ -172,12 +175,19 @@ def _run_leg(leg: _Leg, before: _Result | None, earlier: _Result | None) -> Hidd
         if isinstance(result, Sampled):
             raise BackendError("a stage with a head stands before the last")
         hidden = result
-    return _finish(leg.stage, leg.stage.submit(leg.batch, hidden))
+    return finish(leg.stage, leg.stage.submit(leg.batch, hidden))
 
 
-def _finish(stage: Stage, handle: object) -> Hidden | Sampled:
+def finish(stage: Stage, handle: object) -> Hidden | Sampled:
+    """Wait for a step; raises what `Stage.poll` raises."""
+    result = stage.poll(handle)
+    if result is not None:
+        return result
+    began = time.perf_counter()
+    least, most = _POLL_SECONDS
     while (result := stage.poll(handle)) is None:
-        time.sleep(_POLL_SECONDS)
+        elapsed = time.perf_counter() - began
+        time.sleep(min(most, max(least, _POLL_SHARE * elapsed)))
     return result
 
 

@@ -77,7 +77,10 @@ def draft_config(config: ModelConfig, models: Mapping[str, ModelConfig]) -> wire
 
 
 def _stages(config: ModelConfig) -> list[wire.StageConfig]:
-    return [wire.StageConfig(stage.backend, stage.device, stage.layers) for stage in config.stages]
+    return [
+        wire.StageConfig(stage.backend, stage.device, stage.layers, stage.own_process, stage.cpus)
+        for stage in config.stages
+    ]
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""Stages that have a process of their own."""
