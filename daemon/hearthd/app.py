@@ -37,6 +37,7 @@ from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
 from hearthd.reload import RELOADER, Reloader, patience_of
 from hearthd.serving.governor import Governor
+from hearthd.serving.placer import Placer
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
@@ -56,7 +57,8 @@ def build_app(config: Config, machine: Machine) -> web.Application:
     devices = machine.devices
     checkup = Checkup(devices, Path(config.state))
     ledger = _ledger(config, machine)
-    supervisor = Supervisor(ledger, _supervisor_options(config, devices, checkup))
+    placer = Placer(ledger, devices, lambda: checkup.reports)
+    supervisor = Supervisor(ledger, _supervisor_options(config, devices, checkup), placer)
     serving = Serving(
         config.models,
         supervisor,
@@ -182,7 +184,7 @@ def _watching(
     named = {
         device
         for model in config.models.values()
-        for place in (*model.devices, *(stage.device for stage in model.stages))
+        for place in (*(model.devices or ()), *(stage.device for stage in model.stages))
         for device in wire.device_names(place)
     }
 

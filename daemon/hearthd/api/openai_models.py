@@ -12,6 +12,7 @@ from hearthd import wire
 from hearthd.api.authentication import PRINCIPAL
 from hearthd.api.keys import SERVING
 from hearthd.api.response import json_response
+from hearthd.placement.placement import Origin, Placement
 from hearthd.serving.principal import LOCAL
 from hearthd.serving.status import ModelStatus
 
@@ -22,6 +23,25 @@ class Stage(msgspec.Struct, frozen=True):
     backend: str
     device: str
     layers: tuple[int, int] | None
+
+
+class PlaceInForce(msgspec.Struct, frozen=True):
+    """What one copy of the model has on a device; null is unknown, of layers: all."""
+
+    device: str
+    backend: str | None
+    layers: tuple[int, int] | None
+    planned_bytes: int | None
+
+
+class PlanInForce(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one copy of the model is, and why."""
+
+    origin: Origin
+    why: str
+    places: list[PlaceInForce]
+    alone_tokens_per_second: float | None = None  # predicted; null: nothing was
+    tokens_per_second: float | None = None
 
 
 class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +59,8 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     n_running: int
     n_waiting: int
     n_restarts: int
+    plans: list[PlanInForce] = []  # one for each copy that was placed
+    setbacks: list[str] = []  # where it could not be loaded, and why
 
     # From here on: what the engine told of the loaded model.
     digest: str | None = None
@@ -126,6 +148,8 @@ def describe(status: ModelStatus) -> Model:
         n_running=status.n_running,
         n_waiting=status.n_waiting,
         n_restarts=status.n_restarts,
+        plans=[_plan(placement) for placement in status.placements],
+        setbacks=list(status.setbacks),
         draft_failure=None if status.beat is None else status.beat.draft_failure,
         **_told(info),
     )
@@ -135,6 +159,25 @@ def describe(status: ModelStatus) -> Model:
         created=status.created,
         max_model_len=None if info is None else info.context,
         hearth=details,
+    )
+
+
+def _plan(placement: Placement) -> PlanInForce:
+    found = placement.prediction
+    return PlanInForce(
+        origin=placement.origin,
+        why=placement.why,
+        places=[
+            PlaceInForce(
+                place.device,
+                place.backend,
+                place.layers,
+                None if place.need is None else place.need.total_bytes,
+            )
+            for place in placement.places
+        ],
+        alone_tokens_per_second=None if found is None else found.alone_tokens_per_second,
+        tokens_per_second=None if found is None else found.tokens_per_second,
     )
 
 

@@ -73,10 +73,17 @@ class ModelConfig(Section, frozen=True):
 
     path: str = BUILTIN_MODEL  # a file, "canary" for the built-in model, or "sim:..."
     backend: str | None = None  # unset: the best that reads the file
-    devices: Annotated[tuple[str, ...], Meta(min_length=1)] = ("cpu:0",)  # several: one group
+    devices: Annotated[tuple[str, ...], Meta(min_length=1)] | None = (
+        None  # several: one group; unset: the planner chooses
+    )
     context: Count | None = None  # tokens of one sequence; unset: what memory holds
     concurrency: Count = 16  # sequences at once
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
+    objective: Literal["latency", "throughput"] = "latency"  # of the planner
+    require: tuple[str, ...] = ()  # devices, kinds or vendors: nothing else is used
+    prefer: tuple[str, ...] = ()  # nothing else where these suffice
+    avoid: tuple[str, ...] = ()  # only where nothing else suffices
+    replicas: Count = 1  # copies, each on devices of its own
     task: Literal["generate", "embed", "rerank"] | None = None  # unset: what the file was made for
     pooling: Literal["mean", "cls", "last"] | None = None  # of embeddings; unset: as the file says
     lookup: bool = True  # what a text holds already guesses how it goes on, where that pays

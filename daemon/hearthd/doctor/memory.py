@@ -65,7 +65,7 @@ def _size(patient: Patient, name: str) -> int:
     """Bytes of a model's weights where it is for the host; 0 where that is not so, or cannot be told."""
     model = patient.config.models[name]
     path = model_path(model.path)
-    if path is None or not all(device.startswith("cpu") for device in model.devices):
+    if path is None or not all(device.startswith("cpu") for device in model.devices or ()):
         return 0
     try:
         if path.is_dir():

@@ -114,10 +114,13 @@ class Demand:
     context: int  # tokens of each sequence
     concurrency: int = 1  # sequences at once
     prompt_tokens: int = 512  # of the prompt whose first token is predicted
+    shared_tokens: int | None = None  # of key-value memory for all; None: each has its own context
 
     @property
     def kv_tokens(self) -> int:
-        return self.context * self.concurrency
+        """Over all sequences."""
+        most = self.context * self.concurrency
+        return most if self.shared_tokens is None else min(most, self.shared_tokens)
 
 
 Links = Mapping[tuple[str, str], Link]

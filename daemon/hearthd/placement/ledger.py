@@ -87,6 +87,10 @@ class Ledger:
         """The memory of a device is that of a pool."""
         self._joined[device] = pool
 
+    def is_shared(self, device: str, other: str) -> bool:
+        """Whether two devices draw on the same memory."""
+        return self._pool_of(device) == self._pool_of(other)
+
     def close(self, device: str, reason: str | None) -> None:
         """Grant nothing more on a device, for this reason; None: grant again. Leases stay."""
         if reason is None:
@@ -119,6 +123,13 @@ class Ledger:
         for lease in self._leases.values():
             if lease.need.device == device:
                 held[lease.holder] = held.get(lease.holder, 0) + lease.need.total_bytes
+        return held
+
+    def holders(self, device: str) -> dict[str, int]:
+        """Bytes leased by holder of the memory that a device draws on, whichever device they are leased for."""
+        held: dict[str, int] = {}
+        for lease in self._on(device):
+            held[lease.holder] = held.get(lease.holder, 0) + lease.need.total_bytes
         return held
 
     def can_grant(self, holder: str, need: Need) -> Verdict:

@@ -33,6 +33,8 @@ from hearthd.placement.request import (
 )
 
 N_RUNNERS_UP = 3
+FAIR_SHARE = 0.5
+"""Of what weights leave, the most that a context may take which nobody asked for, where sequences share memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,23 @@ def best_plan(request: Request, units: Sequence[Unit], links: Links) -> Plan | N
 
 
 def _best_for(request: Request, units: Sequence[Unit], links: Links, context: int) -> Plan | None:
-    demand = request.demand(context)
+    for demand in request.demands(context):
+        found = _best_with(request, units, links, demand)
+        if found is not None:
+            return found
+    return None
+
+
+def _best_with(
+    request: Request, units: Sequence[Unit], links: Links, demand: Demand
+) -> Plan | None:
     found: list[Plan] = []
     for some in without_shared_memory(units):
         if not some:
             continue
         single = _best_single(request, some, links, demand)
         if single is not None:
-            found.append(Plan((single,), context))
+            found.append(Plan((single,), demand.context))
         if request.objective == "throughput":
             found += _replicated(request, some, links, demand)
     return max(found, key=lambda plan: _worth(request, plan.prediction), default=None)
@@ -199,22 +210,29 @@ def _replicated(
     request: Request, units: Sequence[Unit], links: Links, demand: Demand
 ) -> Iterator[Plan]:
     """Several copies, each with an equal part of the sequences, on devices dealt out from the fastest on."""
-    devices = _devices_by_speed(units)
-    for n in range(2, min(len(devices), demand.concurrency) + 1):
+    n_devices = len(_devices_by_speed(units))
+    for n in range(2, min(n_devices, demand.concurrency) + 1):
         each, more = divmod(demand.concurrency, n)
         shares = [replace(demand, concurrency=each + (i < more)) for i in range(n)]
-        # One device each, and the rest for the last; or all dealt out.
-        alone = [[device] for device in devices[: n - 1]] + [devices[n - 1 :]]
-        dealt = [devices[i::n] for i in range(n)]
-        for hands in (alone, dealt) if alone != dealt else (alone,):
-            replicas = [
-                _best_single(request, _only(units, hand), links, share)
-                for hand, share in zip(hands, shares, strict=True)
-            ]
-            found = [replica for replica in replicas if replica is not None]
-            if len(found) == n:
-                found.sort(key=lambda replica: -replica.prediction.alone_tokens_per_second)
-                yield Plan(tuple(found), demand.context)
+        yield from _dealt(request, units, links, shares)
+
+
+def _dealt(
+    request: Request, units: Sequence[Unit], links: Links, shares: Sequence[Demand]
+) -> Iterator[Plan]:
+    """A copy for each share: one device each, and the rest for the last; or all dealt out."""
+    n, devices = len(shares), _devices_by_speed(units)
+    alone = [[device] for device in devices[: n - 1]] + [devices[n - 1 :]]
+    dealt = [devices[i::n] for i in range(n)]
+    for hands in (alone, dealt) if alone != dealt else (alone,):
+        replicas = [
+            _best_single(request, _only(units, hand), links, share)
+            for hand, share in zip(hands, shares, strict=True)
+        ]
+        found = [replica for replica in replicas if replica is not None]
+        if len(found) == n:
+            found.sort(key=lambda replica: -replica.prediction.alone_tokens_per_second)
+            yield Plan(tuple(found), shares[0].context)
 
 
 def _devices_by_speed(units: Sequence[Unit]) -> list[str]:
@@ -242,18 +260,61 @@ def most_context(shape: ModelShape, replicas: Sequence[Replica]) -> int:
     return least if least < CONTEXT_STEP else least // CONTEXT_STEP * CONTEXT_STEP
 
 
+def fair_context(shape: ModelShape, replicas: Sequence[Replica], least: int) -> int:
+    """Tokens of one sequence that a fair share of what the weights leave holds: the trained context, halved until
+    it does, or `least`."""
+    tokens = float("inf")
+    for replica in replicas:
+        for stage in replica.stages:
+            free = stage.unit.budget_bytes - stage.memory.total_bytes + stage.memory.kv_bytes
+            token = sum(shape.layer_kv_bytes[stage.first : stage.last])
+            if token:
+                tokens = min(tokens, FAIR_SHARE * free / token)
+    context = shape.context_trained
+    while context > tokens and context // 2 >= least:
+        context //= 2
+    return context if context <= tokens else least
+
+
 def _with_most_context(request: Request, links: Links, found: Plan) -> Plan:
     """The same plan with as long sequences as it has room for."""
-    context = max(found.context, most_context(request.shape, found.replicas))
+    if request.pooled:
+        context = fair_context(request.shape, found.replicas, found.context)
+    else:
+        context = max(found.context, most_context(request.shape, found.replicas))
     replicas = []
     for replica in found.replicas:
         units = [stage.unit for stage in replica.stages]
         cuts = tuple(Cut(i, stage.first, stage.last) for i, stage in enumerate(replica.stages))
         demand = replace(
-            replica.demand, context=context, prompt_tokens=min(request.prompt_tokens, context)
+            replica.demand,
+            context=context,
+            prompt_tokens=min(request.prompt_tokens, context),
+            shared_tokens=_at_least(replica.demand.shared_tokens, context),
         )
         replicas.append(_replica(units, request.shape, demand, links, cuts))
     return Plan(tuple(replicas), context)
+
+
+def _at_least(shared_tokens: int | None, context: int) -> int | None:
+    return None if shared_tokens is None else max(shared_tokens, context)
+
+
+def copies(request: Request, units: Sequence[Unit], links: Links, n: int) -> Plan | None:
+    """Exactly n copies for `request.concurrency` sequences each, on devices that no two share; None where there is no
+    room for so many. Dealt out by rules, which is not exact."""
+    context = request.context or min(FIRST_CONTEXT, request.shape.context_trained)
+    while context:
+        for demand in request.demands(context):
+            for some in without_shared_memory(usable(request, units)):
+                plans = list(_dealt(request, some, links, [demand] * n))
+                if plans:
+                    best = max(plans, key=lambda plan: _worth(request, plan.prediction))
+                    return best if request.context else _with_most_context(request, links, best)
+        if request.context is not None:
+            return None
+        context = context // 2 if context > CONTEXT_STEP else 0
+    return None
 
 
 def _runners_up(

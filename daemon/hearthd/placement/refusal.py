@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from hearthd.placement.cost import Links, ModelShape, Unit
+from hearthd.placement.cost import Demand, Links, ModelShape, Unit
 from hearthd.placement.ledger import format_bytes
 from hearthd.placement.request import CONTEXT_STEP, Request, fits, tiers
 
@@ -24,12 +24,18 @@ def refusal(request: Request, units: Sequence[Unit], links: Links) -> str:
     kv_bytes = shape.kv_bytes * demand.kv_tokens
     lines = [
         f"{shape.name} needs {format_bytes(shape.weights_bytes + kv_bytes)} and workspace: weights "
-        f"{format_bytes(shape.weights_bytes)} + kv {format_bytes(kv_bytes)} ({context} tokens x "
-        f"{request.concurrency} sequences); there are {_room(resident)}"
+        f"{format_bytes(shape.weights_bytes)} + kv {format_bytes(kv_bytes)} ({_tokens(demand)}); "
+        f"there are {_room(resident)}"
     ]
     helps = list(_what_helps(request, allowed[0], links, context))
     lines.append(f"it would fit: {'; '.join(helps)}" if helps else "nothing known here would help")
     return "; ".join(lines)
+
+
+def _tokens(demand: Demand) -> str:
+    if demand.shared_tokens is None:
+        return f"{demand.context} tokens x {demand.concurrency} sequences"
+    return f"{demand.kv_tokens} tokens, for contexts of {demand.context}"
 
 
 def _room(units: Sequence[Unit]) -> str:

@@ -28,6 +28,8 @@ memory is read from the disk in each step."""
 FIRST_CONTEXT = 4096
 """Where nobody says how long sequences are, a plan is made for so many tokens, and then gets what it has room for."""
 CONTEXT_STEP = 256
+SHARED_TOKENS = 32768
+"""Of key-value memory that sequences share, where nobody says how many and contexts are not longer: as engines take them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,25 @@ class Request:
     prompt_tokens: int = 512
     objective: Objective = "latency"
     policy: Policy = Policy()
+    pooled: bool = False  # sequences share key-value memory; else each has its whole context
+    kv_tokens: int | None = None  # of what they share; None: a result
+
+    def demands(self, context: int) -> list[Demand]:
+        """For sequences of that length, the roomiest first; any of them will do."""
+        prompt_tokens = min(self.prompt_tokens, context)
+        if not self.pooled:
+            return [Demand(context, self.concurrency, prompt_tokens)]
+        shared = (
+            (max(context, SHARED_TOKENS), context) if self.kv_tokens is None else (self.kv_tokens,)
+        )
+        return [
+            Demand(context, self.concurrency, prompt_tokens, tokens)
+            for tokens in dict.fromkeys(shared)
+        ]
 
     def demand(self, context: int) -> Demand:
-        """For sequences of that length."""
-        return Demand(context, self.concurrency, min(self.prompt_tokens, context))
+        """The least for sequences of that length."""
+        return self.demands(context)[-1]
 
 
 def check_policy(policy: Policy, units: Sequence[Unit]) -> None:

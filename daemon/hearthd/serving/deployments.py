@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from hearthd import wire
 from hearthd.config.schema import ModelConfig
 from hearthd.errors import ModelNotFound
+from hearthd.placement.placement import ANY_PROCESSOR, Placement
 from hearthd.serving.admission import Admission
 from hearthd.serving.operations import Intake, refusal
 from hearthd.serving.replica import Replica
@@ -25,19 +28,24 @@ class Revision:
     draft: wire.DraftConfig | None = None
 
     def load_frame(
-        self, name: str, budget_bytes: int | None, prefix_folder: Path | None = None
+        self, name: str, placement: Placement, prefix_folder: Path | None = None
     ) -> wire.Load:
-        """What an engine of this revision is told first."""
-        config = self.config
+        """What an engine of this revision is told first, once it is known where it goes."""
+        config, place = self.config, placement.places[0]
         return wire.Load(
             name=name,
             path=config.path,
-            backend=config.backend,
-            device=wire.group_name(config.devices),
-            stages=_stages(config),
-            context=config.context,
+            backend=place.backend if place.backend is not None else config.backend,
+            device=place.name or place.device,
+            stages=[
+                wire.StageConfig(
+                    p.backend or "", p.name or p.device, p.layers, p.own_process, p.cpus
+                )
+                for p in (placement.places if placement.is_cut else ())
+            ],
+            context=placement.context or config.context,
             concurrency=config.concurrency,
-            kv_tokens=config.kv_tokens,
+            kv_tokens=placement.kv_tokens or config.kv_tokens,
             kv_dtype=config.kv_dtype,
             weights=config.weights,
             step_tokens=config.step_tokens,
@@ -45,17 +53,26 @@ class Revision:
             grammar_seconds=config.grammar_ms / 1000,
             aging_seconds=config.aging_seconds,
             threads=config.threads,
-            budget_bytes=budget_bytes,
+            budget_bytes=placement.budget_bytes,
             prefix_ram_bytes=config.prefix_ram,
             prefix_disk_bytes=config.prefix_disk,
             prefix_folder=None if prefix_folder is None else str(prefix_folder),
             lookup=config.lookup,
-            draft=self.draft,
+            draft=self._draft_at(placement),
             lora=[wire.AdapterConfig(adapter.name, adapter.path) for adapter in config.lora],
             task=config.task,
             pooling=config.pooling,
             options=config.options,
         )
+
+    def _draft_at(self, placement: Placement) -> wire.DraftConfig | None:
+        """What guesses, beside the last layers where nobody says where."""
+        if self.draft is None or self.draft.device:
+            return self.draft
+        last = placement.places[-1]
+        is_planned = placement.origin == "planned" and last.name is not None
+        device = last.name if is_planned else ANY_PROCESSOR
+        return msgspec.structs.replace(self.draft, device=device)
 
 
 def draft_config(config: ModelConfig, models: Mapping[str, ModelConfig]) -> wire.DraftConfig | None:
@@ -67,20 +84,16 @@ def draft_config(config: ModelConfig, models: Mapping[str, ModelConfig]) -> wire
         name=config.draft,
         path=draft.path,
         backend=draft.backend,
-        device=wire.group_name(draft.devices),
-        stages=_stages(draft),
+        device=wire.group_name(draft.devices or ()),  # none: decided when the model is placed
+        stages=[
+            wire.StageConfig(s.backend, s.device, s.layers, s.own_process, s.cpus)
+            for s in draft.stages
+        ],
         kv_dtype=draft.kv_dtype,
         weights=draft.weights,
         threads=draft.threads,
         options=draft.options,
     )
-
-
-def _stages(config: ModelConfig) -> list[wire.StageConfig]:
-    return [
-        wire.StageConfig(stage.backend, stage.device, stage.layers, stage.own_process, stage.cpus)
-        for stage in config.stages
-    ]
 
 
 @dataclass(slots=True)
@@ -147,6 +160,8 @@ class Deployment:
             pinned=self.pinned,
             beat=best.beat,
             adapters={adapter.name: adapter.path for adapter in self.current.config.lora},
+            placements=tuple(r.placement for r in replicas if r.placement is not None),
+            setbacks=tuple(note for r in replicas for note in r.setbacks),
         )
 
     def _state(self, best: Replica) -> ModelState:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 from hearthd import wire
@@ -75,10 +75,13 @@ class EngineProcess:
         command: EngineCommand = engine_command,
         cpus: frozenset[int] | None = None,
         progress: Progress | None = None,
+        held: Iterable[MemoryLease] = (),
+        devices: Mapping[str, str] | None = None,
     ) -> None:
         """`command` makes the argv; tests put a program of their own there. `cpus`: all it may use.
 
-        `progress` hears of each look at the process.
+        `progress` hears of each look at the process. `held` was leased for it as planned, and is given for what it
+        asks for; `devices`: names of the inventory by what the engine calls them, where these differ.
         """
         self.load = load
         self.pid: int | None = None
@@ -93,6 +96,9 @@ class EngineProcess:
         self._vitals = Vitals(Phase.LOADING, time.monotonic())
         self._ready_seconds: float | None = None
         self._leases: list[MemoryLease] = []
+        self._held = list(held)
+        self._devices = devices or {}
+        self._device: str | None = None  # that memory was refused on
         self._channel: EngineChannel | None = None
         self._n_probes = 0
         self._failed: wire.Failed | None = None  # the engine's own word
@@ -107,7 +113,11 @@ class EngineProcess:
         try:
             ours, child = await self._spawn()
         except OSError as error:
+            self._give_back()
             return EngineEnd(ModelFailed.code, f"could not be started: {error}", None)
+        except BaseException:
+            self._give_back()
+            raise
         self.pid = child.pid
         assert child.stdout is not None
         output = asyncio.create_task(self._output.read(child.stdout))
@@ -239,8 +249,12 @@ class EngineProcess:
             self._channel.close()
         output.cancel()
         await asyncio.gather(output, return_exceptions=True)
-        for lease in self._leases:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for lease in (*self._held, *self._leases):
             self._ledger.release(lease)
+        self._held.clear()
         self._leases.clear()
 
     def _obituary(self, status: int | None) -> EngineEnd:
@@ -248,13 +262,14 @@ class EngineProcess:
         if self._ready_seconds is not None:
             served = time.monotonic() - self._ready_seconds
         if self._failed is not None:
-            return EngineEnd(self._failed.code, self._failed.message, served, status)
+            failed = self._failed
+            return EngineEnd(failed.code, failed.message, served, status, self._device)
         code = ModelFailed.code if served is None else EngineFailed.code
         cause = self._killed or _how_it_ended(status)
         message = f"the engine {cause}"
         if self._killed is None and self._output.last_words:
             message += f"; its last words: {self._output.last_words}"
-        return EngineEnd(code, message, served, status)
+        return EngineEnd(code, message, served, status, self._device)
 
     # --- what the engine says ------------------------------------------------------------------
 
@@ -304,12 +319,15 @@ class EngineProcess:
         self._vitals.asked_seconds = None
 
     def _lease(self, request: wire.LeaseRequest) -> wire.LeaseGrant | wire.LeaseRefusal:
-        need = Need(
-            request.weights_bytes, request.kv_bytes, request.workspace_bytes, request.device
-        )
+        device = self._devices.get(request.device, request.device)
+        for held in [h for h in self._held if self._ledger.is_shared(h.need.device, device)]:
+            self._ledger.release(held)
+            self._held.remove(held)
+        need = Need(request.weights_bytes, request.kv_bytes, request.workspace_bytes, device)
         try:
             lease = self._ledger.grant(self.load.name, need)
         except InsufficientMemory as error:
+            self._device = request.device
             return wire.LeaseRefusal(error.message)
         self._leases.append(lease)
         return wire.LeaseGrant(lease.id)

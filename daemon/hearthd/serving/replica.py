@@ -17,6 +17,7 @@ from hearthd.errors import (
     ModelFailed,
     ShuttingDown,
 )
+from hearthd.placement.placement import Placement
 from hearthd.serving.call import Call
 from hearthd.serving.encoding import Encoding
 from hearthd.serving.generation import Generation
@@ -48,6 +49,8 @@ class Replica:
         self.beat: wire.Beat | None = None
         self.n_restarts = 0
         self.rss_bytes: int | None = None
+        self.setbacks: list[str] = []  # where it could not be loaded, and why
+        self.placement: Placement | None = None  # of the engine that is there, or was last
         self.setbacks: list[str] = []  # where it could not be loaded, and why
         self.retired = False  # another is in its place
         self.vacant = False  # its last engine is gone, and none will come
@@ -194,9 +197,9 @@ class Replica:
 
     # --- processes, as the supervisor tells ----------------------------------------------------
 
-    def attach(self, process: EngineProcess) -> None:
-        """A process is about to load the model."""
-        self._process = process
+    def attach(self, process: EngineProcess, placement: Placement) -> None:
+        """A process is about to load the model there."""
+        self._process, self.placement = process, placement
         self.phase, self.progress = "starting", 0.0
 
     def lost(self, end: EngineEnd) -> None:

@@ -17,6 +17,7 @@ class EngineEnd:
     message: str  # why, in words
     served_seconds: float | None  # None: it never got ready
     exit_status: int | None = None  # negative: the signal that ended it; None: unknown
+    device: str | None = None  # that it was refused memory on, or was loading on, as it calls it
 
 
 @dataclass(frozen=True, slots=True)

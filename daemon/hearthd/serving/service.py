@@ -312,7 +312,7 @@ class Serving:
             self._changeover.begin(going, [], drain_seconds, lambda: unloaded(name))
         elif operation == "load" and (before == "unloaded" or _have_failed(going)):
             current = deployment.current
-            replicas = (Replica(deployment.name, self._over),)
+            replicas = self._copies(deployment.name, current.config)
             deployment.current = replace(current, number=current.number + 1, replicas=replicas)
             self._changeover.begin(going, [(deployment.name, deployment.current)], drain_seconds)
         return deployment.status()
@@ -358,7 +358,10 @@ class Serving:
 
     def _revision(self, number: int, name: str, models: Mapping[str, ModelConfig]) -> Revision:
         draft = draft_config(models[name], models)
-        return Revision(number, models[name], (Replica(name, self._over),), draft)
+        return Revision(number, models[name], self._copies(name, models[name]), draft)
+
+    def _copies(self, name: str, config: ModelConfig) -> tuple[Replica, ...]:
+        return tuple(Replica(name, self._over) for _ in range(config.replicas))
 
     def _over(self, work: Work) -> None:
         self._books.leave(work)

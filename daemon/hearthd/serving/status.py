@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from hearthd import wire
+from hearthd.placement.placement import Placement
 
 ModelState: TypeAlias = Literal[
     "loading", "ready", "failed", "restarting", "drained", "unloading", "unloaded"
@@ -38,6 +39,8 @@ class ModelStatus:
     pinned: bool = False  # never unloaded
     adapters: Mapping[str, str] = field(default_factory=dict)  # names to paths
     adapter: str | None = None  # the one of them that was asked for
+    placements: tuple[Placement, ...] = ()  # of its copies
+    setbacks: tuple[str, ...] = ()  # where it could not be loaded, and why
 
 
 @dataclass(frozen=True, slots=True)

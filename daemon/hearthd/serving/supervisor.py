@@ -14,7 +14,10 @@ import psutil
 from hearthd import wire
 from hearthd.errors import EngineFailed, HearthError
 from hearthd.placement.ledger import Ledger
+from hearthd.placement.placement import ANY_PROCESSOR, Placement
+from hearthd.serving.course import Course
 from hearthd.serving.deployments import Revision
+from hearthd.serving.placer import Granted, Placer
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.process import EngineCommand, EngineProcess, engine_command
 from hearthd.serving.progress import Progress
@@ -26,8 +29,8 @@ from hearthd.tasks import tell_crash
 log = logging.getLogger(__name__)
 
 MEMORY_SAMPLE_SECONDS = 5.0
-ANY_PROCESSOR = "cpu:0"
-"""What engines call those they may use."""
+PLACING_SECONDS = 300.0
+"""In which it is found out where a model goes, at most: its file is read, and backends are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,14 @@ class SupervisorOptions:
 class Supervisor:
     """Starts engines, replaces those that are lost, ends them all."""
 
-    def __init__(self, ledger: Ledger, options: SupervisorOptions) -> None:
+    def __init__(
+        self, ledger: Ledger, options: SupervisorOptions, placer: Placer | None = None
+    ) -> None:
+        """`placer` of None: models without a device of their own go to the first processor."""
         self.options = options
         """For engines that start from now on."""
         self._ledger = ledger
+        self._placer = placer or Placer(ledger)
         self._keepers: dict[Replica, asyncio.Task[None]] = {}
         self._progress: dict[Replica, Progress] = {}  # of those that a keeper keeps
         self._processes: dict[Replica, EngineProcess] = {}
@@ -117,15 +124,22 @@ class Supervisor:
         progress = self._progress[replica] = Progress()
         try:
             await self._keep_filled(replica, revision, progress)
+        except HearthError as error:
+            log.error("model failed: %s", error.message, extra={"model": replica.model})
+            replica.give_up(error.code, error.message)
         finally:
             del self._progress[replica]
+            self._placer.forget(replica)
 
     async def _keep_filled(self, replica: Replica, revision: Revision, progress: Progress) -> None:
         n_losses, ever_ready = 0, False
+        course = Course()
         while not self._is_over(replica):
+            progress.step(PLACING_SECONDS)
+            granted = await course.place(self._placer, replica, revision)
             progress.step()
-            process = self._process(replica, revision, progress)
-            replica.attach(process)
+            process = self._process(replica, revision, granted, progress)
+            replica.attach(process, granted.placement)
             self._processes[replica] = process
             try:
                 end = await process.run()
@@ -133,6 +147,10 @@ class Supervisor:
                 del self._processes[replica]
             if self._is_over(replica):
                 return
+            if course.goes_elsewhere(granted.placement, end):
+                log.error("%s", course.setbacks[-1], extra={"model": replica.model})
+                replica.setbacks = course.setbacks
+                continue
             ever_ready = ever_ready or end.served_seconds is not None
             decision = after_end(
                 end, self.options.restarts, n_losses=n_losses, ever_ready=ever_ready
@@ -153,12 +171,14 @@ class Supervisor:
     def _is_over(self, replica: Replica) -> bool:
         return self._stopping or replica.retired
 
-    def _process(self, replica: Replica, revision: Revision, progress: Progress) -> EngineProcess:
-        free_bytes = self._ledger.free_on_all(revision.config.devices)
-        folders = self.options.prefix_folders
+    def _process(
+        self, replica: Replica, revision: Revision, granted: Granted, progress: Progress
+    ) -> EngineProcess:
+        placement, folders = granted.placement, self.options.prefix_folders
         folder = None if folders is None else folders.of(replica.model)
-        load = self._with_hardware(revision.load_frame(replica.model, free_bytes, folder))
-        load, cpus = self._on_its_node(load)
+        load = revision.load_frame(replica.model, placement, folder)
+        load = self._with_hardware(load, placement.places[0].device)
+        load, cpus = self._on_its_node(load, placement)
         return EngineProcess(
             load,
             replica,
@@ -168,12 +188,16 @@ class Supervisor:
             command=self.options.command,
             cpus=cpus,
             progress=progress,
+            held=granted.leases,
+            devices=placement.device_by_name,
         )
 
-    def _on_its_node(self, load: wire.Load) -> tuple[wire.Load, frozenset[int] | None]:
+    def _on_its_node(
+        self, load: wire.Load, placement: Placement
+    ) -> tuple[wire.Load, frozenset[int] | None]:
         """The frame of a whole model, and the processors of the memory node it is to stay on."""
         cpus_of = self.options.cpus
-        cpus = None if cpus_of is None or load.stages else cpus_of(load.device)
+        cpus = None if cpus_of is None or placement.is_cut else cpus_of(placement.places[0].device)
         if cpus_of is None or cpus is None:
             return load, None
         draft = load.draft
@@ -181,7 +205,7 @@ class Supervisor:
             draft = msgspec.structs.replace(draft, device=ANY_PROCESSOR)
         return msgspec.structs.replace(load, device=ANY_PROCESSOR, draft=draft), cpus
 
-    def _with_hardware(self, load: wire.Load) -> wire.Load:
+    def _with_hardware(self, load: wire.Load, device: str) -> wire.Load:
         """The frame with the threads its devices have for it, and with what nothing is put on."""
         if self.options.quarantined is not None:
             load = msgspec.structs.replace(load, quarantined=self.options.quarantined())
@@ -193,7 +217,7 @@ class Supervisor:
             own = draft.threads or threads_for(draft.device)
             draft = msgspec.structs.replace(draft, threads=own)
         return msgspec.structs.replace(
-            load, threads=load.threads or threads_for(load.device), draft=draft
+            load, threads=load.threads or threads_for(device), draft=draft
         )
 
     async def _sample_memory(self) -> None:

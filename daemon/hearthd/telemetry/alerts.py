@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -38,6 +38,8 @@ class ModelView(Protocol):
     def error(self) -> str | None: ...
     @property
     def answers(self) -> bool: ...
+    @property
+    def setbacks(self) -> Sequence[str]: ...
 
 
 class ReadingView(Protocol):
@@ -74,6 +76,7 @@ def model_alerts(models: Iterable[ModelView]) -> list[Alert]:
         elif model.state in ("drained", "unloading", "unloaded"):
             text = f"{model.state} by an operator: it takes no requests"
             alerts.append(Alert("info", f"model_{model.state}", model.name, text))
+        alerts += [Alert("warning", "load_failed", model.name, text) for text in model.setbacks]
     return alerts
 
 
