@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import pytest
 from hearthd_process import Daemon, running
-from openai import APIError, AsyncOpenAI
-from openai.types import Completion
+from openai import AsyncOpenAI
 
 from hearth_backends.canary.tasks import CHAT, TASKS, Instance, Message, recall
 
@@ -147,12 +146,10 @@ async def test_a_killed_engine_is_replaced_and_no_client_hangs(
     chunks = aiter(stream)
     await anext(chunks)
     os.kill(cast(int, box.model("canary")["engine_pid"]), signal.SIGKILL)
-    with pytest.raises(APIError):
-        await _read_to_the_end(chunks)
+    rest = [chunk async for chunk in chunks]
+    assert rest[-1].choices[0].finish_reason == "length"
+    assert (
+        len("".join(chunk.choices[0].text for chunk in rest)) > 700
+    )  # bytes that are no text count as tokens
     assert await ask(client, [{"role": "user", "content": "Count on: 7 8 9"}]) == "10 11 12 13 14"
     assert box.model("canary")["n_restarts"] == 1
-
-
-async def _read_to_the_end(chunks: AsyncIterator[Completion]) -> None:
-    async for _ in chunks:
-        pass

@@ -30,10 +30,14 @@ class ServingRig:
         """A request of greedy text."""
         submit = wire.Submit(
             rid=0,
-            sampling=wire.Sampling(temperature=0.0),
             text=text,
             arrived_seconds=time.monotonic(),
-            **{"max_tokens": 8, "ignore_eos": True, **fields},
+            **{
+                "max_tokens": 8,
+                "ignore_eos": True,
+                "sampling": wire.Sampling(temperature=0.0),
+                **fields,
+            },
         )
         return self.serving.generate(GenerationRequest(model, submit, "test"))
 

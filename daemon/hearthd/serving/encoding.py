@@ -50,6 +50,9 @@ class Encoding(Work):
     def running(self) -> bool:
         return self.n_attempts > 0
 
+    def resume(self) -> None:
+        """Nothing of it is here: the frame asks for all of it already."""
+
     async def result(self) -> wire.Embedded:
         """The answer; raises what a Generation raises."""
         while self._result is None:

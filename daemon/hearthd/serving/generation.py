@@ -32,11 +32,11 @@ class Generation(Work):
     """Yields the deltas of one request in order, up to and with the one that finishes it.
 
     Used as `async with generation: async for delta in generation`. Iterating raises InvalidRequest
-    where the engine rejects the request, EngineFailed where it fails or is lost after the first
-    delta, ModelFailed where the model cannot be loaded, DeadlineExceeded, and ShuttingDown.
+    where the engine rejects the request, EngineFailed where it fails, or engines are lost again and
+    again, ModelFailed where the model cannot be loaded, DeadlineExceeded, and ShuttingDown.
     """
 
-    __slots__ = ("_deltas", "submit")
+    __slots__ = ("_deltas", "_emitted", "submit")
 
     def __init__(
         self,
@@ -49,10 +49,13 @@ class Generation(Work):
         super().__init__(submit, timeline, leave, request_id)
         self.submit = submit
         self._deltas: deque[wire.Delta] = deque()
+        self._emitted: list[
+            int
+        ] = []  # tokens of the output, whose text the reader has or will have
 
     @property
     def started(self) -> bool:
-        """Whether any delta has come: it cannot be given to another engine any more."""
+        """Whether any delta has come."""
         return self.timeline.first_token_seconds is not None
 
     # --- the reader ----------------------------------------------------------------------------
@@ -77,6 +80,9 @@ class Generation(Work):
         if self.over:
             return
         timeline = self.timeline
+        self._emitted += delta.tokens
+        if not self.started and self.submit.echo and delta.usage is not None:
+            del self._emitted[: delta.usage.n_prompt]
         if timeline.first_token_seconds is None and (delta.tokens or delta.finish != "error"):
             timeline.first_token_seconds = now
             timeline.started_seconds = delta.started_seconds
@@ -95,6 +101,18 @@ class Generation(Work):
                 if delta.usage is not None:
                     timeline.n_output = delta.usage.n_output
         self._wake()
+
+    def resume(self) -> None:
+        """Ask for what comes after the tokens that are here; released text is theirs exactly."""
+        if not self.started:
+            return
+        frame = self.submit
+        sampling = frame.sampling
+        if sampling.n_logprobs is None and frame.prompt_logprobs is not None:
+            sampling = msgspec.structs.replace(sampling, n_logprobs=frame.prompt_logprobs)
+        self.frame = msgspec.structs.replace(
+            frame, emitted=[*self._emitted], echo=False, prompt_logprobs=None, sampling=sampling
+        )
 
     def _push_error(self, delta: wire.Delta, now: float) -> None:
         """What was generated still reaches the reader, then the reason."""

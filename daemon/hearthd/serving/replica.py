@@ -154,6 +154,10 @@ class Replica:
         return True
 
     def _send(self, process: EngineProcess, generation: Work) -> None:
+        if not generation.can_go_on_with(self.info):
+            message = "the engine was lost, and the model is another now; the answer is incomplete"
+            self._fail(generation, EngineFailed(message))
+            return
         generation.taken_by(self.info, time.monotonic())
         try:
             process.send(generation.frame)
@@ -203,19 +207,18 @@ class Replica:
         self.phase, self.progress = "starting", 0.0
 
     def lost(self, end: EngineEnd) -> None:
-        """The process is gone and will be replaced: what had started ends, the rest waits."""
+        """The process is gone and will be replaced: the next one goes on with what is here."""
         self._detach()
         self.state = "restarting"
         self.n_restarts += 1
         self.failure = EngineFailed(end.message, code=end.code)
         for generation in list(self._generations.values()):
-            if generation.started:
-                self._fail(generation, EngineFailed(f"{end.message}; the answer is incomplete"))
-            elif generation.n_attempts >= MAX_ATTEMPTS:
-                self._fail(
-                    generation,
-                    EngineFailed(f"{MAX_ATTEMPTS} engines were lost while this request waited"),
-                )
+            if generation.n_attempts >= MAX_ATTEMPTS:
+                what = "was answered" if generation.started else "waited"
+                message = f"{MAX_ATTEMPTS} engines were lost while this request {what}: {end.message}"
+                self._fail(generation, EngineFailed(message))
+            else:
+                generation.resume()
 
     def give_up(self, code: str, message: str) -> None:
         """The model has failed: nobody need wait for it."""

@@ -46,7 +46,7 @@ class Work(ABC):
     @property
     @abstractmethod
     def started(self) -> bool:
-        """Whether the reader may have some of it: it cannot be given to another engine any more."""
+        """Whether the reader may have some of it: another engine has to go on from there."""
 
     @property
     def running(self) -> bool:
@@ -81,6 +81,17 @@ class Work(ABC):
             self._waiter = None
 
     # --- the writer ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Its engine was lost: have the frame ask the next one for what is still missing."""
+
+    def can_go_on_with(self, info: wire.ModelInfo | None) -> bool:
+        """Whether an engine of this model may say the rest: it is the same model, if anything was said."""
+        before = self.info
+        if not self.started or before is None or info is None:
+            return True
+        return (before.digest, before.adapters) == (info.digest, info.adapters)
 
     def taken_by(self, info: wire.ModelInfo | None, now: float) -> None:
         """An engine has got it."""
