@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hearth_backends.base import SamplingParams
 from hearth_backends.cuda.device import Accelerator
-from hearth_backends.cuda.kernels.contract import Draws, Kernels
+from hearth_backends.cuda.kernels.contract import Attention, Draws, Kernels, LayerMemory, StepRows
 from hearth_backends.cuda.kernels.packing import int4_of
 from hearth_backends.cuda.kernels.reference import ReferenceKernels
 from hearth_backends.cuda.sampler import noise_keys
@@ -27,55 +27,39 @@ TOLERANCE = 0.03
 """Of the largest number; bfloat16 has eight bits."""
 
 
-class Attention:
-    """Random queries, and keys and values in blocks that lie anywhere."""
+class Contexts:
+    """Random keys and values of some sequences, in blocks that lie anywhere, and random queries."""
 
     def __init__(
-        self,
-        shape: Shape,
-        lengths: list[int],
-        dtype: torch.dtype,
-        kv: torch.dtype,
-        where: Accelerator,
-    ) -> None:
+        self, shape: Shape, lengths: list[int], dtype: torch.dtype, kv: torch.dtype, where: Accelerator
+    ) -> None:  # fmt: skip
         n_seq, columns = len(lengths), -(-max(lengths) // BLOCK_TOKENS)
         blocks = (n_seq * columns + 1, BLOCK_TOKENS, shape.n_kv_heads, shape.head_dim)
         device = where.torch
-        self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
-        self.k_pool = torch.randn(blocks, device=device, dtype=dtype).to(kv)
-        self.v_pool = torch.randn(blocks, device=device, dtype=dtype).to(kv)
+        self._lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
+        self._memory = LayerMemory(
+            *(torch.randn(blocks, device=device, dtype=dtype).to(kv) for _ in range(2))
+        )
         order = torch.randperm(blocks[0] - 1, device=device) + 1
-        self.tables = order.to(torch.int32)[: n_seq * columns].view(n_seq, columns)
+        self._tables = order.to(torch.int32)[: n_seq * columns].view(n_seq, columns)
         self.n_bytes = sum(lengths) * 2 * shape.n_kv_heads * shape.head_dim * kv.itemsize
         self._shape, self._dtype, self._device = shape, dtype, device
 
-    def queries(self, n: int) -> Tensor:
-        """[n, Hq, D]."""
-        shape = (n, self._shape.n_heads, self._shape.head_dim)
-        return torch.randn(shape, device=self._device).to(self._dtype)
+    def attention(self, n_rows: list[int]) -> Callable[[Kernels], Tensor]:
+        """What kernels make of so many rows of each sequence, the same queries each time."""
+        shape, device = self._shape, self._device
+        starts = torch.tensor([0, *n_rows], device=device).cumsum(0).to(torch.int32)
+        heads = (sum(n_rows), shape.n_heads, shape.head_dim)
+        q, out = torch.randn((2, *heads), device=device).to(self._dtype).unbind(0)
+        nothing = torch.zeros(sum(n_rows), dtype=torch.int32, device=device)
+        rows = StepRows(nothing, nothing, nothing, self._tables, starts, self._lengths)
+        how = Attention(shape.head_dim**-0.5)
 
-    def decode(self, kernels: Kernels, q: Tensor, out: Tensor) -> None:
-        """One row of each sequence."""
-        kernels.attend_decode(
-            q,
-            self.k_pool,
-            self.v_pool,
-            self.tables,
-            self.lengths,
-            q.shape[2] ** -0.5,
-            None,
-            None,
-            None,
-            out,
-        )
+        def attend(kernels: Kernels) -> Tensor:
+            kernels.attend(q, self._memory, rows, how, out)
+            return out
 
-    def ragged(self, kernels: Kernels, q: Tensor, n_rows: list[int], out: Tensor) -> None:
-        """Some rows of each sequence."""
-        starts = torch.tensor([0, *n_rows], device=self._device).cumsum(0).to(torch.int32)
-        kernels.attend(
-            q, self.k_pool, self.v_pool, self.tables, starts, self.lengths,
-            q.shape[2] ** -0.5, None, None, None, out,
-        )  # fmt: skip
+        return attend
 
 
 def errors(
@@ -88,18 +72,11 @@ def errors(
 ) -> Iterator[Figure]:
     """The largest error of each kernel over the largest number, against plain torch: SDPA in float32."""
     for kv in kinds:
-        memory = Attention(shape, [most, 1, most // 3 + 1], dtype, kv, where)
-        q = memory.queries(3)
-        ours, wanted = torch.empty_like(q), torch.empty_like(q)
-        memory.decode(kernels, q, ours)
-        memory.decode(PLAIN, q, wanted)
-        yield _error(f"decode, keys in {_name(kv)}", ours, wanted)
-        n_rows = [most // 2, 1, most // 3 + 1]
-        q = memory.queries(sum(n_rows))
-        ours, wanted = torch.empty_like(q), torch.empty_like(q)
-        memory.ragged(kernels, q, n_rows, ours)
-        memory.ragged(PLAIN, q, n_rows, wanted)
-        yield _error(f"ragged, keys in {_name(kv)}", ours, wanted)
+        contexts = Contexts(shape, [most, 1, most // 3 + 1], dtype, kv, where)
+        for name, n_rows in (("decode", [1, 1, 1]), ("ragged", [most // 2, 1, most // 3 + 1])):
+            attend = contexts.attention(n_rows)
+            ours = attend(kernels).clone()
+            yield _error(f"{name}, keys in {_name(kv)}", ours, attend(PLAIN))
     yield from _product_errors(kernels, shape, dtype, where)
     yield _differing_draws(kernels, shape.n_vocab, where)
 
@@ -129,8 +106,10 @@ def _product_errors(
         x = torch.randn(n, d, device=device).to(dtype)
         ours = kernels.int4_linear(x, matrix)
         yield _error(f"4 bits, {n} rows", ours, PLAIN.int4_linear(x.float(), matrix))
-        ours = kernels.fp8_linear(x, weight, of_outputs)
-        yield _error(f"8 bits, {n} rows", ours, PLAIN.fp8_linear(x.float(), weight, of_outputs))
+        ours = kernels.eight_bit_linear(x, weight, of_outputs)
+        yield _error(
+            f"8 bits, {n} rows", ours, PLAIN.eight_bit_linear(x.float(), weight, of_outputs)
+        )
 
 
 def _differing_draws(kernels: Kernels, n_vocab: int, where: Accelerator) -> Figure:
@@ -153,11 +132,10 @@ def attention_sweep(
 ) -> Iterator[Figure]:  # fmt: skip
     """Paged decode alone: the share of the measured bandwidth at which keys and values are read."""
     for n_seq, n_tokens in sizes:
-        memory = Attention(shape, [n_tokens] * n_seq, dtype, kv, where)
-        q = memory.queries(n_seq)
-        out = torch.empty_like(q)
-        seconds = _graph_seconds(partial(memory.decode, kernels, q, out), where)
-        rate = memory.n_bytes / seconds
+        contexts = Contexts(shape, [n_tokens] * n_seq, dtype, kv, where)
+        attend = contexts.attention([1] * n_seq)
+        seconds = _graph_seconds(partial(attend, kernels), where)
+        rate = contexts.n_bytes / seconds
         is_asked = n_tokens >= 8192 and n_seq >= 8 and kv == dtype
         yield Figure(
             f"paged decode alone, {n_seq} of {n_tokens}, {_name(kv)}", 100 * rate / bandwidth, "%",
@@ -198,7 +176,7 @@ def product_sweep(
         plain = partial(torch.nn.functional.linear, x, weight)
         for name, n_bytes, work in (
             (_name(dtype), weight.nbytes, plain),
-            ("fp8", octets.nbytes, partial(kernels.fp8_linear, x, octets, of_outputs)),
+            ("fp8", octets.nbytes, partial(kernels.eight_bit_linear, x, octets, of_outputs)),
             ("int4", matrix.n_bytes, partial(kernels.int4_linear, x, matrix)),
         ):
             seconds = _graph_seconds(work, where)

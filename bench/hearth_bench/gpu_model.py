@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from hearth_backends.base import Capabilities, StageSpec
-from hearth_backends.cuda.decoder import Decoder, LayerWeights, Numbers, Rope, Weights
+from hearth_backends.cuda.decoder import Decoder, LayerWeights, Numbers, Weights
 from hearth_backends.cuda.device import Accelerator
-from hearth_backends.cuda.kernels.contract import Kernels
+from hearth_backends.cuda.kernels.contract import Attention, Kernels, Rope
 from hearth_backends.cuda.kernels.packing import int4_of
-from hearth_backends.cuda.linear import FloatLinear, Fp8Linear, Int4Linear, Linear
+from hearth_backends.cuda.linear import EightBitLinear, FloatLinear, Int4Linear, Linear
 from hearth_backends.cuda.pool import KVPool
 from hearth_backends.cuda.rows import Rows
 from hearth_backends.cuda.runner import Runner
@@ -65,7 +65,8 @@ class Maker:
         if kind == "fp8":
             weight = self.normal(n_out, n_in, 1.0).to(torch.float8_e4m3fn)
             scales = torch.full((n_out,), n_in**-0.5, device=device)
-            return Fp8Linear(weight, scales, None, self.kernels, rounds=self.where.multiplies_fp8)
+            rounds = self.where.multiplies_fp8
+            return EightBitLinear(weight, scales, None, self.kernels, rounds=rounds)
         if kind == "int4":
             packed = torch.randint(0, 256, (n_out, n_in // 2), dtype=torch.uint8, device=device)
             scales = torch.full((n_out, n_in // GROUP), n_in**-0.5 / 4.6, device=device)
@@ -92,11 +93,11 @@ class Maker:
             down=self.linear(kind, d, shape.d_ff),
             post_mlp_norm=None,
             rope=rope,
-            window=None,
+            attention=Attention(shape.head_dim**-0.5),
         )
 
     def _ones(self) -> Tensor:
-        return torch.ones(self.shape.d_model, dtype=self.dtype, device=self.where.torch)
+        return torch.ones(self.shape.d_model, device=self.where.torch)
 
     def _rope(self, n_ctx: int) -> Rope:
         shape = self.shape
@@ -116,8 +117,7 @@ def open_stage(maker: Maker, weights: Weights, room: Room, *, graphs: bool = Tru
     )  # fmt: skip
     numbers = Numbers(
         n_heads=shape.n_heads, n_kv_heads=shape.n_kv_heads, head_dim=shape.head_dim,
-        norm_eps=shape.norm_eps, norm_offset=False, scale=shape.head_dim**-0.5, softcap=None,
-        logit_softcap=None, token_scale=1.0, activation="silu", n_vocab=shape.n_vocab,
+        norm_eps=shape.norm_eps,
     )  # fmt: skip
     pool = KVPool(
         shape.n_layers, room.kv_tokens, shape.n_kv_heads, shape.head_dim,

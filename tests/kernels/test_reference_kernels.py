@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 import torch
-from kernel_cases import BLOCK, Memory, Ragged, attended, decoded, made, ragged
+from kernel_cases import BLOCK, Memory, Ragged, attended, made, ragged, single
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hearth_backends.cuda.kernels.contract import Prepared
+from hearth_backends.cuda.kernels.contract import LayerMemory, Rope, StepRows
 from hearth_backends.cuda.kernels.packing import dequantized, int4_of, pack_words, unpack_codes
 from hearth_backends.cuda.kernels.reference import ReferenceKernels
 
@@ -25,12 +27,10 @@ def one_by_one(case: Ragged, memory: Memory) -> Tensor:
     for i, length in enumerate(case.lengths):
         if length == 0:
             continue
-        table = memory.block_tables[i].long()
-        keys, values = (
-            p[table].flatten(0, 1)[:length].float() for p in (memory.k_pool, memory.v_pool)
-        )
+        table = memory.rows.block_tables[i].long()
+        keys, values = (pool[table].flatten(0, 1)[:length].float() for pool in memory.kv)
         for row in range(case.n_rows[i]):
-            at = int(memory.row_starts[i]) + row
+            at = int(memory.rows.row_starts[i]) + row
             last = length - case.n_rows[i] + row + 1
             first = 0 if case.window is None else max(0, last - case.window)
             for head in range(memory.q.shape[1]):
@@ -38,8 +38,8 @@ def one_by_one(case: Ragged, memory: Memory) -> Tensor:
                 scores = keys[first:last, shared] @ memory.q[at, head].float() * case.dim**-0.5
                 if case.softcap is not None:
                     scores = torch.tanh(scores / case.softcap) * case.softcap
-                if memory.sinks is not None:
-                    scores = torch.cat([scores, memory.sinks[head][None]])
+                if memory.how.sinks is not None:
+                    scores = torch.cat([scores, memory.how.sinks[head][None]])
                 shares = scores.softmax(0)[: last - first]
                 out[at, head] = shares @ values[first:last, shared]
     return out
@@ -49,32 +49,29 @@ def one_by_one(case: Ragged, memory: Memory) -> Tensor:
 @given(ragged())
 def test_attention_over_blocks_is_attention(case: Ragged) -> None:
     memory = made(case, torch.float32)
-    assert torch.allclose(attended(KERNELS, case, memory), one_by_one(case, memory), atol=2e-5)
+    assert torch.allclose(attended(KERNELS, memory), one_by_one(case, memory), atol=2e-5)
 
 
 @settings(max_examples=30, deadline=None)
 @given(ragged())
 def test_one_row_of_each_sequence_is_the_same(case: Ragged) -> None:
-    memory = made(case, torch.float32)
-    single = Ragged(**{**vars(case), "n_rows": (1,) * len(case.lengths)})
-    rows = memory.row_starts[:-1].long()
-    alone = Memory(
-        **{**vars(memory), "q": memory.q[rows], "row_starts": torch.arange(len(rows) + 1).int()}
-    )
-    assert torch.allclose(decoded(KERNELS, case, memory), one_by_one(single, alone), atol=2e-5)
+    memory = single(made(case, torch.float32))
+    assert memory.rows.is_decode
+    alone = replace(case, n_rows=(1,) * len(case.lengths))
+    assert torch.allclose(attended(KERNELS, memory), one_by_one(alone, memory), atol=2e-5)
 
 
 def test_a_whole_prompt_is_what_torch_calls_causal() -> None:
     case = Ragged((37,), (37,), 2, 3, 32, None, None, False, 5)
     memory = made(case, torch.float32)
     keys, values = (
-        pool[memory.block_tables[0].long()].flatten(0, 1)[:37].transpose(0, 1)
-        for pool in (memory.k_pool, memory.v_pool)
+        pool[memory.rows.block_tables[0].long()].flatten(0, 1)[:37].transpose(0, 1)
+        for pool in memory.kv
     )
     wanted = scaled_dot_product_attention(
         memory.q.transpose(0, 1)[None], keys[None], values[None], is_causal=True, enable_gqa=True
     )
-    assert torch.allclose(attended(KERNELS, case, memory), wanted[0].transpose(0, 1), atol=1e-5)
+    assert torch.allclose(attended(KERNELS, memory), wanted[0].transpose(0, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("n_in", [32, 128, 160, 512])
@@ -107,9 +104,10 @@ def test_what_8_bit_floats_cannot_hold_becomes_their_largest() -> None:
     pools = [torch.zeros(2, BLOCK, 1, 4).to(torch.float8_e4m3fn) for _ in range(2)]
     qkv = torch.full((1, 3, 4), 1000.0)
     q, k, v = qkv.chunk(3, dim=1)
-    turns = torch.ones(1, 1), torch.zeros(1, 1)
+    turns = Rope(torch.ones(1, 1), torch.zeros(1, 1))
     zero = torch.zeros(1, dtype=torch.int32)
-    KERNELS.store_qkv(q, k, v, None, None, 1e-6, False, *turns, zero, zero + 17, *pools)
+    rows = StepRows(zero, zero, zero + 17, zero, zero, zero)
+    KERNELS.store_qkv(q, k, v, None, None, 1e-6, turns, rows, LayerMemory(*pools))
     for pool in pools:
         assert pool[1, 1, 0].float().tolist() == [448.0] * 4
         assert pool.float().sum() == 4 * 448.0
@@ -126,7 +124,7 @@ def test_a_step_is_prepared_from_persistent_rows() -> None:
         last=torch.tensor([77, 88, -1], dtype=torch.int32),
         n_columns=3,
     )
-    assert isinstance(ready, Prepared)
+    assert isinstance(ready, StepRows)
     assert ready.tokens.tolist() == [5, 6, 7, 77, 9, 0]
     assert ready.positions.tolist() == [17, 18, 19, 32, 0, 0]
     assert ready.slots.tolist() == [5 * 16 + 1, 5 * 16 + 2, 5 * 16 + 3, 2 * 16, 8 * 16, 8 * 16]

@@ -129,33 +129,22 @@ def _plain(
 
 NEW = (90, 120)
 ROPE = {
-    **dict.fromkeys(("q", "k", "v", "q_norm", "k_norm", "k_pool", "v_pool"), "*bf16"),
-    "cos": "*fp32", "sin": "*fp32", "positions": "*i32", "slots": "*i32", "eps": "fp32",
+    **dict.fromkeys(("q", "k", "v", "k_pool", "v_pool"), "*bf16"),
+    **dict.fromkeys(("q_norm", "k_norm", "cos", "sin"), "*fp32"), "positions": "*i32", "slots": "*i32", "eps": "fp32",
 }  # fmt: skip
 STORE = {
     "N_HEADS": 32, "N_KV_HEADS": 8, "DIM": 128, "WIDE": 128, "HALF": 64, "HALF_WIDE": 64, "REST_WIDE": 0,
-    "HAS_Q_NORM": True, "HAS_K_NORM": True, "UNIT_OFFSET": 0.0, "LARGEST": 0.0,
+    "HAS_Q_NORM": True, "HAS_K_NORM": True, "LARGEST": 0.0,
 }  # fmt: skip
-NORM = {**dict.fromkeys(("x", "residual", "weight", "out"), "*bf16"), "eps": "fp32"}
+NORM = {**dict.fromkeys(("x", "residual", "out"), "*bf16"), "weight": "*fp32", "eps": "fp32"}
 DRAW = {
     **dict.fromkeys(("logits", "temperatures", "top_ps", "min_ps", "gathered"), "*fp32"),
     **dict.fromkeys(("top_ks", "keys", "tokens"), "*i32"), "ln_floor": "fp32",
 }  # fmt: skip
 PREPARE = dict.fromkeys(
-    (
-        "tokens",
-        "row_starts",
-        "lengths",
-        "seats",
-        "tables",
-        "last",
-        "known",
-        "positions",
-        "slots",
-        "copied",
-    ),
+    ("tokens", "row_starts", "lengths", "seats", "tables", "last", "known", "positions", "slots", "copied"),
     "*i32",
-)
+)  # fmt: skip
 CASES = [
     _decode("llama 8b", 8, 4, 128),
     _decode("llama 8b, not split", 8, 4, 128, splits=1),
@@ -182,7 +171,7 @@ CASES = [
             "HAS_WINDOW": False, "HAS_SINKS": False}, 4),
     _plain("join parts", parts.join_parts, {"parts": "*fp32", "out": "*bf16"}, {"WIDE": parts.WIDE}, 4),
     _plain("store", store.store, ROPE, STORE, 1),
-    _plain("norm", norm.norm, NORM, {"DIM": 4096, "WIDE": 4096, "ADDS": True, "UNIT_OFFSET": 0.0}, 8),
+    _plain("norm", norm.norm, NORM, {"DIM": 4096, "WIDE": 4096, "ADDS": True}, 8),
     _plain("activate", activate.activate, {"gate_up": "*bf16", "out": "*bf16"},
            {"WIDE": activate.WIDE, "IS_GELU": False}, 4),
     _plain("draw", draw.draw_rows, DRAW, {"GATHERED": draw.GATHERED, "WIDE": draw.WIDE}, 16),

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 import torch
-from kernel_cases import BLOCK, Ragged, attended, decoded, made, ragged
+from kernel_cases import BLOCK, Ragged, attended, made, ragged, single
 from torch import Tensor
 
 from hearth_backends.base import Sampled
 from hearth_backends.cuda.device import Accelerator
-from hearth_backends.cuda.kernels.contract import Draws, Kernels
+from hearth_backends.cuda.kernels.contract import Draws, Kernels, LayerMemory, Rope, StepRows
 from hearth_backends.cuda.kernels.gpu.decode import n_splits
 from hearth_backends.cuda.kernels.gpu.kernels import TritonKernels
 from hearth_backends.cuda.kernels.gpu.parts import parts_of
@@ -56,14 +56,14 @@ def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
 @given(ragged(), DTYPES, st.booleans())
 def test_ragged_rows(case: Ragged, dtype: torch.dtype, in_8_bits: bool) -> None:
     memory = made(case, dtype, F8 if in_8_bits else None)
-    assert close(attended(TRITON, case, memory), attended(PLAIN, case, memory), dtype)
+    assert close(attended(TRITON, memory), attended(PLAIN, memory), dtype)
 
 
 @settings(max_examples=20, deadline=None)
 @given(ragged(most=300), DTYPES, st.booleans())
 def test_one_row_of_each_sequence(case: Ragged, dtype: torch.dtype, in_8_bits: bool) -> None:
-    memory = made(case, dtype, F8 if in_8_bits else None)
-    assert close(decoded(TRITON, case, memory), decoded(PLAIN, case, memory), dtype)
+    memory = single(made(case, dtype, F8 if in_8_bits else None))
+    assert close(attended(TRITON, memory), attended(PLAIN, memory), dtype)
 
 
 @pytest.mark.parametrize("window", [None, 700])
@@ -71,8 +71,8 @@ def test_one_row_of_each_sequence(case: Ragged, dtype: torch.dtype, in_8_bits: b
 def test_long_contexts_are_split_and_joined(window: int | None, has_sinks: bool) -> None:
     case = Ragged((1, 1, 1), (2100, 40, 0), 1, 4, 16, window, None, has_sinks, 3)
     memory = made(case, torch.float32)
-    assert n_splits(3, 1, memory.block_tables.shape[1] * BLOCK, 2) > 1
-    assert close(decoded(TRITON, case, memory), decoded(PLAIN, case, memory), torch.float32)
+    assert n_splits(3, 1, memory.rows.block_tables.shape[1] * BLOCK, 2) > 1
+    assert close(attended(TRITON, memory), attended(PLAIN, memory), torch.float32)
 
 
 def test_splits_follow_from_shapes() -> None:
@@ -89,11 +89,10 @@ def test_splits_follow_from_shapes() -> None:
 @few
 @given(
     DTYPES, st.sampled_from([(16, 8), (24, 12), (32, 10), (32, 16)]), st.booleans(), st.booleans(),
-    st.booleans(), st.booleans(), SEEDS,
+    st.booleans(), SEEDS,
 )  # fmt: skip
 def test_queries_and_keys_are_normed_turned_and_stored(
-    dtype: torch.dtype, dims: tuple[int, int], q_normed: bool, k_normed: bool, unit_offset: bool,
-    in_8_bits: bool, seed: int,
+    dtype: torch.dtype, dims: tuple[int, int], q_normed: bool, k_normed: bool, in_8_bits: bool, seed: int
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     (dim, half), n, n_heads, n_kv_heads = dims, 5, 4, 2
@@ -101,47 +100,37 @@ def test_queries_and_keys_are_normed_turned_and_stored(
     angles = torch.randn(40, half)
     if in_8_bits:
         qkv, angles, k_normed = qkv.to(F8).to(dtype), torch.zeros(40, half), False
-    q_norm = torch.randn(dim).to(dtype) if q_normed else None
-    k_norm = torch.randn(dim).to(dtype) if k_normed else None
+    q_norm = torch.randn(dim) if q_normed else None
+    k_norm = torch.randn(dim) if k_normed else None
     positions = torch.tensor([0, 39, 3, 4, 5]).int()
     slots = torch.randperm(6 * BLOCK)[:n].int()
+    rows = StepRows(positions, positions, slots, positions, positions, positions)
+    rope = Rope(angles.cos(), angles.sin())
 
     def stored(kernels: Kernels) -> list[Tensor]:
         joint = qkv.clone()
         q, k, v = joint.tensor_split((n_heads, n_heads + n_kv_heads), dim=1)
         kind = F8 if in_8_bits else dtype
-        k_pool, v_pool = (torch.zeros(6, BLOCK, n_kv_heads, dim).to(kind) for _ in range(2))
-        kernels.store_qkv(
-            q, k, v, q_norm, k_norm, 1e-6, unit_offset, angles.cos(), angles.sin(), positions, slots,
-            k_pool, v_pool,
-        )  # fmt: skip
-        return [joint, k_pool, v_pool]
+        memory = LayerMemory(*(torch.zeros(6, BLOCK, n_kv_heads, dim).to(kind) for _ in range(2)))
+        kernels.store_qkv(q, k, v, q_norm, k_norm, 1e-6, rope, rows, memory)
+        return [joint, *memory]
 
     for ours, wanted in zip(stored(TRITON), stored(PLAIN), strict=True):
         assert close(ours, wanted, dtype)
 
 
 @few
-@given(DTYPES, st.integers(1, 4), st.sampled_from([16, 100, 640]), st.booleans(), SEEDS)
-def test_norms(dtype: torch.dtype, n: int, dim: int, unit_offset: bool, seed: int) -> None:
+@given(DTYPES, st.integers(1, 4), st.sampled_from([16, 100, 640]), SEEDS)
+def test_norms(dtype: torch.dtype, n: int, dim: int, seed: int) -> None:
     torch.manual_seed(seed)
-    x, residual, weight = (
-        torch.randn(n, dim).to(dtype),
-        torch.randn(n, dim).to(dtype),
-        torch.randn(dim).to(dtype),
-    )
+    x, residual = torch.randn(2, n, dim).to(dtype).unbind(0)
+    weight = torch.randn(dim)
     ours, wanted = residual.clone(), residual.clone()
-    assert close(
-        TRITON.add_rms_norm(x, ours, weight, 1e-5, unit_offset),
-        PLAIN.add_rms_norm(x, wanted, weight, 1e-5, unit_offset), dtype,
-    )  # fmt: skip
+    normed = TRITON.add_rms_norm(x, ours, weight, 1e-5)
+    assert close(normed, PLAIN.add_rms_norm(x, wanted, weight, 1e-5), dtype)
     assert close(ours, wanted, dtype)
     apart = torch.randn(n, 2, dim).to(dtype)[:, 0]
-    assert close(
-        TRITON.rms_norm(apart, weight, 1e-5, unit_offset),
-        PLAIN.rms_norm(apart, weight, 1e-5, unit_offset),
-        dtype,
-    )
+    assert close(TRITON.rms_norm(apart, weight, 1e-5), PLAIN.rms_norm(apart, weight, 1e-5), dtype)
 
 
 @few
@@ -149,8 +138,8 @@ def test_norms(dtype: torch.dtype, n: int, dim: int, unit_offset: bool, seed: in
 def test_gates(dtype: torch.dtype, n: int, width: int, seed: int) -> None:
     torch.manual_seed(seed)
     gate_up = (3 * torch.randn(n, 2 * width)).to(dtype)
-    assert close(TRITON.silu_mul(gate_up), PLAIN.silu_mul(gate_up), dtype)
-    assert close(TRITON.gelu_mul(gate_up), PLAIN.gelu_mul(gate_up), dtype)
+    for gelu in (False, True):
+        assert close(TRITON.gated(gate_up, gelu=gelu), PLAIN.gated(gate_up, gelu=gelu), dtype)
 
 
 @few
@@ -207,8 +196,8 @@ def test_products_by_8_bits(
     )
     scales = torch.rand(n_out) / (3000 if integers else 30)
     x = torch.randn(n, n_in).to(dtype)
-    ours = TRITON.fp8_linear(x, weight, scales)
-    assert close(ours, PLAIN.fp8_linear(x.float(), weight, scales), dtype)
+    ours = TRITON.eight_bit_linear(x, weight, scales)
+    assert close(ours, PLAIN.eight_bit_linear(x.float(), weight, scales), dtype)
 
 
 @given(st.integers(1, 500), st.integers(1, 300), st.integers(1, 140))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hearth_backends.cuda.kernels.contract import Kernels
+from hearth_backends.cuda.kernels.contract import Attention, Kernels, LayerMemory, StepRows
 
 BLOCK = 16
 
@@ -33,12 +33,9 @@ class Memory:
     """The tensors of a case."""
 
     q: Tensor
-    k_pool: Tensor
-    v_pool: Tensor
-    block_tables: Tensor
-    row_starts: Tensor
-    lengths: Tensor
-    sinks: Tensor | None
+    kv: LayerMemory
+    rows: StepRows
+    how: Attention
 
 
 @st.composite
@@ -74,34 +71,33 @@ def made(case: Ragged, dtype: torch.dtype, kv: torch.dtype | None = None) -> Mem
     n_heads = case.n_kv_heads * case.n_shared
     joint = torch.randn(sum(case.n_rows), n_heads + 2, case.dim).to(dtype)  # rows lie apart
     pools = torch.randn(2, n_blocks, BLOCK, case.n_kv_heads, case.dim).to(kv or dtype)
-    starts = torch.tensor([0, *case.n_rows]).cumsum(0)
+    tables = (torch.randperm(n_blocks - 1)[: n_seq * n_columns] + 1).int().view(n_seq, -1)
+    sinks = torch.randn(n_heads) if case.has_sinks else None
     return Memory(
         q=joint[:, :n_heads],
-        k_pool=pools[0],
-        v_pool=pools[1],
-        block_tables=(torch.randperm(n_blocks - 1)[: n_seq * n_columns] + 1).int().view(n_seq, -1),
-        row_starts=starts.int(),
-        lengths=torch.tensor(case.lengths).int(),
-        sinks=torch.randn(n_heads) if case.has_sinks else None,
+        kv=LayerMemory(*pools),
+        rows=_rows(tables, torch.tensor([0, *case.n_rows]), torch.tensor(case.lengths)),
+        how=Attention(case.dim**-0.5, case.window, case.softcap, sinks),
     )
 
 
-def attended(kernels: Kernels, case: Ragged, memory: Memory) -> Tensor:
+def single(memory: Memory) -> Memory:
+    """The same of each sequence's first row, which counts as its last."""
+    rows, first = memory.rows, memory.rows.row_starts[:-1].long()
+    ones = torch.ones(1 + len(first)).int()
+    ones[0] = 0
+    return replace(memory, q=memory.q[first], rows=_rows(rows.block_tables, ones, rows.lengths))
+
+
+def _rows(tables: Tensor, counts: Tensor, lengths: Tensor) -> StepRows:
+    """`counts` of rows, behind a zero; attention asks for nothing else."""
+    starts = counts.cumsum(0).int()
+    nothing = torch.zeros(int(starts[-1])).int()
+    return StepRows(nothing, nothing, nothing, tables, starts, lengths.int())
+
+
+def attended(kernels: Kernels, memory: Memory) -> Tensor:
     """What a case's rows attend to; whatever was not written is not a number."""
     out = torch.full(memory.q.shape, torch.nan, dtype=memory.q.dtype)
-    kernels.attend(
-        memory.q, memory.k_pool, memory.v_pool, memory.block_tables, memory.row_starts, memory.lengths,
-        case.dim**-0.5, case.window, case.softcap, memory.sinks, out,
-    )  # fmt: skip
-    return out
-
-
-def decoded(kernels: Kernels, case: Ragged, memory: Memory) -> Tensor:
-    """The same of each sequence's first row, which counts as its last."""
-    q = memory.q[memory.row_starts[:-1].long()]
-    out = torch.full(q.shape, torch.nan, dtype=q.dtype)
-    kernels.attend_decode(
-        q, memory.k_pool, memory.v_pool, memory.block_tables, memory.lengths,
-        case.dim**-0.5, case.window, case.softcap, memory.sinks, out,
-    )  # fmt: skip
+    kernels.attend(memory.q, memory.kv, memory.rows, memory.how, out)
     return out

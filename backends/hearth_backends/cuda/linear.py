@@ -59,85 +59,47 @@ class Int4Linear:
         return self._matrix.n_bytes + _n_bytes(self._bias)
 
 
-class Int8Linear:
-    """8-bit integers with a scale for each output.
-
-    Many rows are rounded to 8 bits, too, each by its own scale; few rows stay as they are.
-    """
-
-    def __init__(
-        self, weight: Tensor, scales: Tensor, bias: Tensor | None, kernels: Kernels
-    ) -> None:
-        """`weight` [n_out, n_in] int8, `scales` [n_out] float32."""
-        self._weight = weight
-        self._scales = scales
-        self._bias = bias
-        self._kernels = kernels
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See Linear."""
-        if len(x) > FEW_ROWS and _in_steps_of(8, self._weight):
-            y = self._rounded(x)
-        else:
-            y = self._kernels.fp8_linear(x, self._weight, self._scales)
-        return y if self._bias is None else y + self._bias
-
-    def _rounded(self, x: Tensor) -> Tensor:
-        scale = x.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / 127
-        sums = torch._int_mm(torch.round(x / scale).to(torch.int8), self._weight.t())
-        return (sums.float() * scale * self._scales).to(x.dtype)
-
-    @property
-    def n_bytes(self) -> int:
-        return _n_bytes(self._weight, self._scales, self._bias)
-
-
-class Fp8Linear:
-    """8-bit floats with a scale for each output.
+class EightBitLinear:
+    """8-bit integers or floats with a scale for each output.
 
     Many rows are rounded to 8 bits, too, each by its own scale, where the device multiplies such; few rows
     stay as they are.
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        scales: Tensor,
-        bias: Tensor | None,
-        kernels: Kernels,
-        *,
-        rounds: bool,
+        self, weight: Tensor, scales: Tensor, bias: Tensor | None, kernels: Kernels, *, rounds: bool
     ) -> None:
-        """`weight` [n_out, n_in] float8_e4m3fn, `scales` [n_out] float32; `rounds`: whether the device can."""
+        """`weight` [n_out, n_in] int8 or float8_e4m3fn, `scales` [n_out] float32; `rounds`: whether the device can."""
         self._weight = weight
         self._scales = scales
         self._bias = bias
         self._kernels = kernels
-        self._rounds = rounds and _in_steps_of(16, weight)
+        self._is_integer = weight.dtype == torch.int8
+        step = 8 if self._is_integer else 16  # of sizes that the library's products take
+        self._rounds = rounds and all(size % step == 0 for size in weight.shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Linear."""
         if self._rounds and len(x) > FEW_ROWS:
             y = self._rounded(x)
         else:
-            y = self._kernels.fp8_linear(x, self._weight, self._scales)
+            y = self._kernels.eight_bit_linear(x, self._weight, self._scales)
         return y if self._bias is None else y + self._bias
 
     def _rounded(self, x: Tensor) -> Tensor:
-        scale = x.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / LARGEST_E4M3
-        rounded = (x / scale).to(torch.float8_e4m3fn)
+        most = 127 if self._is_integer else LARGEST_E4M3
+        scale = x.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / most
+        if self._is_integer:
+            sums = torch._int_mm(torch.round(x / scale).to(torch.int8), self._weight.t())
+            return (sums.float() * scale * self._scales).to(x.dtype)
         return torch._scaled_mm(
-            rounded, self._weight.t(), scale, self._scales[None], out_dtype=x.dtype
-        )
+            (x / scale).to(torch.float8_e4m3fn), self._weight.t(), scale, self._scales[None],
+            out_dtype=x.dtype,
+        )  # fmt: skip
 
     @property
     def n_bytes(self) -> int:
         return _n_bytes(self._weight, self._scales, self._bias)
-
-
-def _in_steps_of(n: int, weight: Tensor) -> bool:
-    """Whether the library's products of 8-bit numbers take such a matrix."""
-    return all(size % n == 0 for size in weight.shape)
 
 
 def _n_bytes(*tensors: Tensor | None) -> int:

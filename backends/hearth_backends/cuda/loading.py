@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from hearth_backends.base import Progress, StageSpec
-from hearth_backends.cuda.decoder import LayerWeights, Numbers, Rope, Weights
+from hearth_backends.cuda.decoder import LayerWeights, Numbers, Weights
+from hearth_backends.cuda.kernels.contract import Attention, Rope
 from hearth_backends.cuda.linear import FloatLinear, Linear
 from hearth_backends.cuda.precision import Precision
-from hearth_backends.cuda.quantized import Place, Source, make_linear
+from hearth_backends.cuda.quantized import Place, Source, floats_of, make_linear
 from hearth_backends.cuda.shard import WHOLE, Shard
-from hearth_backends.cuda.transfer import as_tensor
-from hearth_backends.weights.matrix import Matrix
+from hearth_backends.weights.matrix import Matrix, Part
 from hearth_backends.weights.reader import TensorReader
 from hearth_backends.weights.recipe import LayerRecipe, final_norm, head_matrix, layer_recipe
 from hearth_backends.weights.rope import RopeTable
@@ -38,7 +36,6 @@ class WeightLoader:
         self._spec = spec
         self._precision = precision
         self._place = place
-        self._device = place.device.torch
         self._shard = shard
         self.variant: Variant = reader.variant(spec.n_ctx)
 
@@ -50,13 +47,9 @@ class WeightLoader:
             n_kv_heads=model.n_kv_heads // self._shard.size,
             head_dim=model.head_dim,
             norm_eps=model.norm_eps,
-            norm_offset=variant.norm_offset == 1.0,
-            scale=variant.attention_scale,
-            softcap=variant.attention_softcap or None,
             logit_softcap=variant.logit_softcap or None,
             token_scale=variant.token_scale,
-            activation=variant.activation,
-            n_vocab=model.n_vocab,
+            gelu=variant.activation == "gelu_tanh",
         )
 
     def weights(self, progress: Progress) -> Weights:
@@ -73,25 +66,26 @@ class WeightLoader:
         return Weights(
             layers=tuple(layers),
             embedding=embedding,
-            final_norm=self._vector(final_norm(self._model)) if has_head else None,
+            final_norm=self._norm(final_norm(self._model)) if has_head else None,
             head=self._head(embedding) if has_head else None,
         )
 
     def _layer(self, layer: int, rope: Rope) -> LayerWeights:
-        recipe = layer_recipe(self._model, layer)
+        recipe, variant = layer_recipe(self._model, layer), self.variant
+        window, softcap = variant.windows[layer] or None, variant.attention_softcap or None
         return LayerWeights(
-            input_norm=self._vector(recipe.input_norm),
+            input_norm=self._norm(recipe.input_norm),
             qkv=self._qkv(recipe),
-            q_norm=self._vector_or_none(recipe.q_norm),
-            k_norm=self._vector_or_none(recipe.k_norm),
+            q_norm=self._norm_or_none(recipe.q_norm),
+            k_norm=self._norm_or_none(recipe.k_norm),
             output=self._summed(recipe.output, recipe.output_bias),
-            post_attention_norm=self._vector_or_none(recipe.post_attention_norm),
-            mlp_norm=self._vector(recipe.mlp_norm),
+            post_attention_norm=self._norm_or_none(recipe.post_attention_norm),
+            mlp_norm=self._norm(recipe.mlp_norm),
             gate_up=self._linear(self._gate_up(recipe)),
             down=self._summed(recipe.down),
-            post_mlp_norm=self._vector_or_none(recipe.post_mlp_norm),
+            post_mlp_norm=self._norm_or_none(recipe.post_mlp_norm),
             rope=rope,
-            window=self.variant.windows[layer] or None,
+            attention=Attention(variant.attention_scale, window, softcap),
         )
 
     def _qkv(self, recipe: LayerRecipe) -> Linear:
@@ -111,9 +105,9 @@ class WeightLoader:
     def _linear(
         self, matrix: Matrix, bias: Matrix | None = None, inputs: slice | None = None
     ) -> Linear:
-        kind = self._precision.kind_of(matrix, self._model)
-        source = Source(matrix, self._reader, inputs)
-        return make_linear(kind, source, self._vector_or_none(bias), self._place)
+        kind, place = self._precision.kind_of(matrix, self._model), self._place
+        added = None if bias is None else place.put(bias.read(self._reader), place.dtype)
+        return make_linear(kind, Source(matrix, self._reader, inputs), added, place)
 
     def _head(self, embedding: Tensor | None) -> Linear:
         """The output matrix; the embedding itself where that is the same and in the same type."""
@@ -124,31 +118,19 @@ class WeightLoader:
         return self._linear(matrix)
 
     def _embedding(self) -> Tensor:
-        n_rows, n_in = self._model.tensors["model.embed_tokens.weight"].shape
-        table = torch.empty((n_rows, n_in), dtype=self._precision.compute, device=self._device)
-        at = 0
-        for rows in self._chunks(n_rows, n_in):
-            table[at : at + len(rows)] = rows.to(self._device)
-            at += len(rows)
-        return table
+        name = "model.embed_tokens.weight"
+        n_rows, n_in = self._model.tensors[name].shape
+        matrix = Matrix(name, (Part(name, n_rows),), n_in)
+        return floats_of(Source(matrix, self._reader), self._place)
 
-    def _chunks(self, n_rows: int, n_in: int) -> Iterator[Tensor]:
-        step = max(1, (1 << 22) // n_in)
-        for first in range(0, n_rows, step):
-            at = np.arange(first, min(first + step, n_rows), dtype=np.int32)
-            yield as_tensor(self._reader.rows("model.embed_tokens.weight", at))
+    def _norm(self, vector: Matrix) -> Tensor:
+        """In float32, what the architecture adds to it included."""
+        return self._place.put(vector.read(self._reader) + self.variant.norm_offset, torch.float32)
 
-    def _vector(self, vector: Matrix) -> Tensor:
-        values = as_tensor(vector.read(self._reader))
-        return values.to(self._device, self._precision.compute)
-
-    def _vector_or_none(self, vector: Matrix | None) -> Tensor | None:
-        return None if vector is None else self._vector(vector)
+    def _norm_or_none(self, vector: Matrix | None) -> Tensor | None:
+        return None if vector is None else self._norm(vector)
 
     def _rope(self, table: RopeTable) -> Rope:
         angles = table.angles(self._spec.n_ctx)
-        cos, sin = (
-            torch.from_numpy((values * table.magnitude).astype(np.float32)).to(self._device)
-            for values in (np.cos(angles), np.sin(angles))
-        )
-        return Rope(cos, sin)
+        turns = (np.cos(angles) * table.magnitude, np.sin(angles) * table.magnitude)
+        return Rope(*(self._place.put(values, torch.float32) for values in turns))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hearth_backends.cuda.kernels.contract import LayerMemory
 from hearth_backends.kv.contract import BLOCK_TOKENS
 
 
@@ -34,8 +35,7 @@ class KVPool:
         self.dtype = dtype
         # Zeros: what attention reads beyond a sequence's end is masked, and must be a number all the same.
         self._whole = torch.zeros((n_layers, 2, *self.shape), dtype=dtype, device=device)
-        self.keys = tuple(self._whole[layer, 0] for layer in range(n_layers))
-        self.values = tuple(self._whole[layer, 1] for layer in range(n_layers))
+        self.layers = [LayerMemory(keys, values) for keys, values in self._whole]
 
     @property
     def n_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,20 @@ from torch import Tensor
 from hearth_backends.cuda.device import Accelerator
 from hearth_backends.cuda.kernels.contract import Kernels
 from hearth_backends.cuda.kernels.packing import int4_of
-from hearth_backends.cuda.linear import FloatLinear, Fp8Linear, Int4Linear, Int8Linear, Linear
+from hearth_backends.cuda.linear import EightBitLinear, FloatLinear, Int4Linear, Linear
 from hearth_backends.cuda.transfer import as_tensor
 from hearth_backends.errors import Unsupported
 from hearth_backends.quantizing import rounding
 from hearth_backends.weights.matrix import Matrix
-from hearth_backends.weights.reader import F32, Blocks, Groups, TensorReader, packed_pairs
+from hearth_backends.weights.reader import (
+    F32,
+    Blocks,
+    Channels,
+    Floats8,
+    Groups,
+    TensorReader,
+    packed_pairs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,10 @@ class Source:
     def columns(self) -> slice:
         return slice(0, self.matrix.n_in) if self.inputs is None else self.inputs
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.n_out, self.columns.stop - self.columns.start
+
     def chunks(self) -> Iterator[F32]:
         """Rows in float32, some at a time."""
         for rows in self.matrix.chunks(self.reader):
@@ -57,18 +69,14 @@ def make_linear(kind: str, source: Source, bias: Tensor | None, place: Place) ->
     """The matrix as a Linear of a kind; as the file stores it, where that is of the kind."""
     if kind.startswith("int4-"):
         return _int4(source, int(kind.removeprefix("int4-")), bias, place)
-    if kind == "int8":
-        return _int8(source, bias, place)
-    if kind == "fp8":
-        return _fp8(source, bias, place)
-    return FloatLinear(_floats(source, place), bias)
+    if kind in ("int8", "fp8"):
+        return _eight_bits(kind, source, bias, place)
+    return FloatLinear(floats_of(source, place), bias)
 
 
-def _floats(source: Source, place: Place) -> Tensor:
-    """[n_out, n_in] on the device; on the host there are some rows at a time."""
-    columns = source.columns
-    shape = (source.matrix.n_out, columns.stop - columns.start)
-    weight = torch.empty(shape, dtype=place.dtype, device=place.device.torch)
+def floats_of(source: Source, place: Place) -> Tensor:
+    """The matrix in the type of activations; on the host there are some rows at a time."""
+    weight = torch.empty(source.shape, dtype=place.dtype, device=place.device.torch)
     at = 0
     for rows in source.chunks():
         weight[at : at + len(rows)] = place.put(rows)
@@ -131,30 +139,23 @@ def _made_groups(source: Source, size: int) -> Groups:
 # --- 8 bits ------------------------------------------------------------------------------------
 
 
-def _int8(source: Source, bias: Tensor | None, place: Place) -> Linear:
-    stored = source.matrix.channels(source.reader)
-    if stored is None:
-        integers, scales = _joined(source, rounding.int8_channels)
+def _eight_bits(kind: str, source: Source, bias: Tensor | None, place: Place) -> Linear:
+    stored: Channels | Floats8 | None
+    quantize: Callable[[F32], tuple[NDArray[Any], F32]]
+    if kind == "int8":
+        stored, quantize = source.matrix.channels(source.reader), rounding.int8_channels
+        dtype, rounds = torch.int8, True
     else:
-        integers, scales = stored.integers[:, source.columns], stored.scales
-    weight = place.put(np.ascontiguousarray(integers))
-    return Int8Linear(weight, place.put(scales), bias, place.kernels)
-
-
-def _fp8(source: Source, bias: Tensor | None, place: Place) -> Linear:
-    stored = source.matrix.floats8(source.reader)
-    if stored is None:
-        codes, scales = _joined(source, rounding.fp8_channels)
-    else:
-        codes, scales = stored.codes[:, source.columns], stored.scales
-    weight = place.put(np.ascontiguousarray(codes)).view(torch.float8_e4m3fn)
-    return Fp8Linear(
-        weight, place.put(scales), bias, place.kernels, rounds=place.device.multiplies_fp8
-    )
-
-
-def _joined(
-    source: Source, quantize: Callable[[F32], tuple[NDArray[Any], F32]]
-) -> tuple[NDArray[Any], F32]:
-    made = [quantize(rows) for rows in source.chunks()]
-    return np.concatenate([a for a, _ in made]), np.concatenate([b[:, 0] for _, b in made])
+        stored, quantize = source.matrix.floats8(source.reader), rounding.fp8_channels
+        dtype, rounds = torch.float8_e4m3fn, place.device.multiplies_fp8
+    pieces: Iterable[tuple[NDArray[Any], F32]] = map(quantize, source.chunks())
+    if stored is not None:
+        pieces = [(stored[0][:, source.columns], stored.scales)]
+    codes = torch.empty(source.shape, dtype=torch.uint8, device=place.device.torch)
+    scales = torch.empty(len(codes), device=place.device.torch)
+    at = 0
+    for some, of_some in pieces:
+        here = slice(at, at + len(some))
+        codes[here], scales[here] = place.put(some.view(np.uint8)), place.put(of_some).flatten()
+        at = here.stop
+    return EightBitLinear(codes.view(dtype), scales, bias, place.kernels, rounds=rounds)

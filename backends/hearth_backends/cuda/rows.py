@@ -1,4 +1,4 @@
-"""StepRows: what one step computes, as tensors on the device; and the persistent rows it refers to.
+"""HostRows: what one step computes, as arrays; and the persistent rows on the device that it refers to.
 
 Block tables and each row's last sampled token stay on the device from step to step. A step brings
 what is new in one array of integers, which goes there in one copy.
@@ -23,20 +23,8 @@ N_ROWS_ARRAYS, SEATS = 5, 3
 
 
 @dataclass(frozen=True, slots=True)
-class StepRows:
-    """Where n ragged rows of s sequences are; all tensors int32 on the device."""
-
-    positions: Tensor  # [n]
-    slots: Tensor  # [n] block * BLOCK_TOKENS + place in it
-    row_starts: Tensor  # [s + 1]
-    lengths: Tensor  # [s] context, the rows of this step included
-    block_tables: Tensor  # [s, blocks]
-    is_decode: bool  # one row of each sequence
-
-
-@dataclass(frozen=True, slots=True)
 class HostRows:
-    """The same on the host, and what a step changes in the block tables."""
+    """n ragged rows of s sequences, and what a step changes in the block tables."""
 
     tokens: I32  # [n]; -1: the row's last sample
     row_starts: I32

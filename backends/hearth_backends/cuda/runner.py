@@ -19,7 +19,6 @@ from hearth_backends.cuda.rows import (
     SEATS,
     HostRows,
     Rows,
-    StepRows,
     nobodys_step,
 )
 from hearth_backends.cuda.sampler import LOGITS, PlainDraws, drawn, nobodys_draws
@@ -164,18 +163,9 @@ class Runner:
     def _compute(self, parts: tuple[Tensor, ...], n_columns: int, x: Tensor | None) -> Tensor:
         tokens, row_starts, lengths, seats, wanted = parts
         tables, last = self.rows.tables, self.rows.last
-        ready = self._kernels.prepare(tokens, row_starts, lengths, seats, tables, last, n_columns)
-        rows = StepRows(
-            positions=ready.positions,
-            slots=ready.slots,
-            row_starts=row_starts,
-            lengths=lengths,
-            block_tables=ready.block_tables,
-            is_decode=len(tokens) == len(lengths),
-        )
-        x = self._decoder.layers(
-            self._decoder.embed(ready.tokens) if x is None else x, rows, self.pool
-        )
+        rows = self._kernels.prepare(tokens, row_starts, lengths, seats, tables, last, n_columns)
+        entering = self._decoder.embed(rows.tokens) if x is None else x
+        x = self._decoder.layers(entering, rows, self.pool)
         if self._decoder.weights.head is None:
             return x
         return self._decoder.head(x.index_select(0, wanted))

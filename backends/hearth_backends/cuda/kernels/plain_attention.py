@@ -4,60 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from hearth_backends.cuda.kernels.contract import Attention, LayerMemory, StepRows
+
 _MOST_PADDING = 1.25
 """The longest sequence of a group over its shortest: what is gathered beyond a sequence's end is for nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Paged:
-    """Key-value memory of one layer, and where s sequences have theirs."""
-
-    k_pool: Tensor  # [n_blocks, block, Hkv, D]
-    v_pool: Tensor
-    block_tables: Tensor  # [s, blocks]
-    lengths: Sequence[int]  # [s]
-
-    def gathered(self, group: list[int]) -> tuple[Tensor, Tensor]:
-        """Keys and values of some sequences [g, Hkv, longest, D] in float32."""
-        longest = max(self.lengths[i] for i in group)
-        n_blocks = -(-longest // self.k_pool.shape[1])
-        tables = self.block_tables[group, :n_blocks].long()
-        return _held(self.k_pool, tables, longest), _held(self.v_pool, tables, longest)
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """How scores are made; see Kernels.attend."""
-
-    scale: float
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
-
-
 def attend_ragged(
-    q: Tensor, paged: Paged, row_starts: Sequence[int], how: Attention, out: Tensor
+    q: Tensor, memory: LayerMemory, rows: StepRows, how: Attention, out: Tensor
 ) -> None:
     """See Kernels.attend."""
-    n_rows = [last - first for first, last in pairwise(row_starts)]
-    for group in _alike(n_rows, paged.lengths):
-        first = torch.tensor([row_starts[i] for i in group])[:, None]
-        rows = (first + torch.arange(n_rows[group[0]])).to(q.device)  # [g, m]
-        if not paged.lengths[group[0]]:
-            out[rows] = 0
+    starts, lengths = rows.row_starts.tolist(), rows.lengths.tolist()
+    n_rows = [last - first for first, last in pairwise(starts)]
+    for group in _alike(n_rows, lengths):
+        first = torch.tensor([starts[i] for i in group])[:, None]
+        at = (first + torch.arange(n_rows[group[0]])).to(q.device)  # [g, m]
+        longest = max(lengths[i] for i in group)
+        if not longest:
+            out[at] = 0
             continue
-        lengths = torch.tensor([paged.lengths[i] for i in group], device=q.device)
-        keys, values = paged.gathered(group)
-        queries = q[rows].float().transpose(1, 2)  # [g, Hq, m, D]
-        seen = _seen(lengths, rows.shape[1], keys.shape[2], how.window)
+        tables = rows.block_tables[group, : -(-longest // memory.keys.shape[1])].long()
+        keys, values = (_held(pool, tables, longest) for pool in memory)
+        queries = q[at].float().transpose(1, 2)  # [g, Hq, m, D]
+        seen = _seen(rows.lengths[group], at.shape[1], longest, how.window)
         attended = _attention(queries, keys, values, seen, how)
-        out[rows] = attended.transpose(1, 2).to(out.dtype)
+        out[at] = attended.transpose(1, 2).to(out.dtype)
 
 
 def _alike(n_rows: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -78,6 +54,7 @@ def _alike(n_rows: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
 
 
 def _held(pool: Tensor, tables: Tensor, longest: int) -> Tensor:
+    """Keys or values of some sequences [g, Hkv, longest, D] in float32."""
     octets = pool.view(torch.uint8)[tables].view(pool.dtype)  # some floats cannot be taken by index
     return octets.flatten(1, 2)[:, :longest].float().transpose(1, 2)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hearth_backends.cuda.kernels.contract import Draws, Prepared
+from hearth_backends.cuda.kernels.contract import Attention, Draws, LayerMemory, Rope, StepRows
 from hearth_backends.cuda.kernels.packing import Int4, dequantized
-from hearth_backends.cuda.kernels.plain_attention import Attention, Paged, attend_ragged
+from hearth_backends.cuda.kernels.plain_attention import attend_ragged
 from hearth_backends.cuda.kernels.plain_draw import draw_plain
 from hearth_backends.kv.contract import BLOCK_TOKENS
 
@@ -18,15 +18,9 @@ class ReferenceKernels:
     """See Kernels; on a GPU `attend` waits for the device to tell lengths."""
 
     def prepare(
-        self,
-        tokens: Tensor,
-        row_starts: Tensor,
-        lengths: Tensor,
-        seats: Tensor,
-        tables: Tensor,
-        last: Tensor,
-        n_columns: int,
-    ) -> Prepared:
+        self, tokens: Tensor, row_starts: Tensor, lengths: Tensor, seats: Tensor, tables: Tensor,
+        last: Tensor, n_columns: int,
+    ) -> StepRows:  # fmt: skip
         """See Kernels."""
         rows = torch.arange(len(tokens), dtype=torch.int32, device=tokens.device)
         owners = torch.searchsorted(row_starts, rows, right=True) - 1
@@ -36,102 +30,53 @@ class ReferenceKernels:
         known = torch.where(tokens < 0, last[of_rows], tokens).clamp_min(0)
         blocks = tables[of_rows, (positions // BLOCK_TOKENS).long()]
         slots = blocks * BLOCK_TOKENS + positions % BLOCK_TOKENS
-        return Prepared(known, positions, slots, tables[seats.long(), :n_columns])
+        copied = tables[seats.long(), :n_columns]
+        return StepRows(known, positions, slots, copied, row_starts, lengths)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Kernels."""
         h = x.float()
-        h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps)
-        factor = weight.float() + 1.0 if unit_offset else weight.float()
-        return (h * factor).to(x.dtype)
+        return (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
-    def add_rms_norm(
-        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool
-    ) -> Tensor:
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See Kernels."""
-        residual.add_(x)
-        return self.rms_norm(residual, weight, eps, unit_offset)
+        return self.rms_norm(residual.add_(x), weight, eps)
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
+    def gated(self, gate_up: Tensor, *, gelu: bool) -> Tensor:
         """See Kernels."""
         gate, up = gate_up.chunk(2, dim=-1)
+        if gelu:
+            return torch.nn.functional.gelu(gate, approximate="tanh") * up
         return torch.nn.functional.silu(gate) * up
 
-    def gelu_mul(self, gate_up: Tensor) -> Tensor:
-        """See Kernels."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return torch.nn.functional.gelu(gate, approximate="tanh") * up
-
     def store_qkv(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        q_norm: Tensor | None,
-        k_norm: Tensor | None,
-        eps: float,
-        unit_offset: bool,
-        cos: Tensor,
-        sin: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        k_pool: Tensor,
-        v_pool: Tensor,
-    ) -> None:
+        self, q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor | None, k_norm: Tensor | None,
+        eps: float, rope: Rope, rows: StepRows, memory: LayerMemory,
+    ) -> None:  # fmt: skip
         """See Kernels."""
-        at = positions.long()
-        turns = (cos[at][:, None], sin[at][:, None])
+        at = rows.positions.long()
+        turns = Rope(rope.cos[at][:, None], rope.sin[at][:, None])
         queries, keys = q.float(), k.float()
         if q_norm is not None:
-            queries = self.rms_norm(queries, q_norm, eps, unit_offset)
+            queries = self.rms_norm(queries, q_norm, eps)
         if k_norm is not None:
-            keys = self.rms_norm(keys, k_norm, eps, unit_offset)
-        q.copy_(_turned(queries, *turns))
-        places = slots.long()
-        _put(k_pool, places, _turned(keys, *turns))
-        _put(v_pool, places, v)
+            keys = self.rms_norm(keys, k_norm, eps)
+        q.copy_(_turned(queries, turns))
+        places = rows.slots.long()
+        _put(memory.keys, places, _turned(keys, turns))
+        _put(memory.values, places, v)
 
     def attend(
-        self,
-        q: Tensor,
-        k_pool: Tensor,
-        v_pool: Tensor,
-        block_tables: Tensor,
-        row_starts: Tensor,
-        lengths: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        out: Tensor,
+        self, q: Tensor, memory: LayerMemory, rows: StepRows, how: Attention, out: Tensor
     ) -> None:
         """See Kernels."""
-        paged = Paged(k_pool, v_pool, block_tables, lengths.tolist())
-        attend_ragged(q, paged, row_starts.tolist(), Attention(scale, window, softcap, sinks), out)
-
-    def attend_decode(
-        self,
-        q: Tensor,
-        k_pool: Tensor,
-        v_pool: Tensor,
-        block_tables: Tensor,
-        lengths: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        out: Tensor,
-    ) -> None:
-        """See Kernels."""
-        paged = Paged(k_pool, v_pool, block_tables, lengths.tolist())
-        how = Attention(scale, window, softcap, sinks)
-        attend_ragged(q, paged, list(range(len(q) + 1)), how, out)
+        attend_ragged(q, memory, rows, how, out)
 
     def int4_linear(self, x: Tensor, matrix: Int4) -> Tensor:
         """See Kernels."""
         return torch.nn.functional.linear(x, dequantized(matrix, x.dtype))
 
-    def fp8_linear(self, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    def eight_bit_linear(self, x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
         """See Kernels."""
         y = torch.nn.functional.linear(x, weight.to(x.dtype))
         return (y.float() * scales).to(x.dtype)
@@ -149,7 +94,7 @@ def _put(pool: Tensor, places: Tensor, values: Tensor) -> None:
     octets[places] = values.to(pool.dtype).contiguous().view(torch.uint8)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = cos.shape[-1]
+def _turned(x: Tensor, turns: Rope) -> Tensor:
+    half = turns.cos.shape[-1]
     a, b, rest = torch.split(x, [half, half, x.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+    return torch.cat([a * turns.cos - b * turns.sin, b * turns.cos + a * turns.sin, rest], dim=-1)

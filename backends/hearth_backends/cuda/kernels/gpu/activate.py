@@ -25,20 +25,11 @@ def activate(gate_up, out, width, stride, WIDE: tl.constexpr, IS_GELU: tl.conste
     tl.store(out + row * width + at, (gated * up).to(out.dtype.element_ty), mask=mask)
 
 
-def _launch(gate_up: Tensor, is_gelu: bool) -> Tensor:
+def gated(gate_up: Tensor, *, gelu: bool) -> Tensor:
+    """See Kernels."""
     n, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((n, width), dtype=gate_up.dtype, device=gate_up.device)
     activate[n, triton.cdiv(width, WIDE)](
-        gate_up, out, width, gate_up.stride(0), WIDE=WIDE, IS_GELU=is_gelu, num_warps=4
+        gate_up, out, width, gate_up.stride(0), WIDE=WIDE, IS_GELU=gelu, num_warps=4
     )
     return out
-
-
-def silu_mul(gate_up: Tensor) -> Tensor:
-    """See Kernels."""
-    return _launch(gate_up, False)
-
-
-def gelu_mul(gate_up: Tensor) -> Tensor:
-    """See Kernels."""
-    return _launch(gate_up, True)

@@ -11,12 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hearth_backends.cuda.kernels.contract import Attention, LayerMemory, StepRows
 from hearth_backends.cuda.kernels.gpu.launch import (
     Shape,
     n_processors,
     next_power,
     or_else,
-    precision_of,
+    parts_of_attention,
 )
 from hearth_backends.cuda.kernels.gpu.softmax import LOG2E, NOTHING, absorb, scores
 
@@ -154,37 +155,27 @@ def tuning(wide: int, itemsize: int) -> dict[str, int]:
 
 
 def attend_decode(
-    q: Tensor,
-    k_pool: Tensor,
-    v_pool: Tensor,
-    block_tables: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    out: Tensor,
+    q: Tensor, memory: LayerMemory, rows: StepRows, how: Attention, out: Tensor
 ) -> None:
-    """See Kernels."""
-    shape = Shape.of(q, k_pool)
-    n_seq, most_tokens = len(q), block_tables.shape[1] * shape.block
+    """See Kernels.attend; one row of each sequence."""
+    shape, has = Shape.of(q, memory.keys), parts_of_attention(how, q)
+    tables, lengths, sinks = rows.block_tables, rows.lengths, or_else(how.sinks, rows.lengths)
+    n_seq, most_tokens = len(q), tables.shape[1] * shape.block
     splits = n_splits(n_seq, shape.n_kv_heads, most_tokens, n_processors(q.device))
     places = (n_seq, shape.n_heads, splits) if splits > 1 else (1,)
     sums = torch.empty((*places, shape.dim), dtype=torch.float32, device=q.device)
     tops, totals = torch.empty((2, *places), dtype=torch.float32, device=q.device).unbind(0)
-    has = {"HAS_WINDOW": window is not None, "HAS_SINKS": sinks is not None}
     tuned = tuning(shape.wide, q.element_size())
     decode[n_seq, shape.n_kv_heads, splits](
-        q, k_pool, v_pool, block_tables, lengths, or_else(sinks, lengths), out, sums, tops, totals,
-        scale, softcap or 1.0, window or 0, q.stride(0), block_tables.stride(0),
+        q, *memory, tables, lengths, sinks, out, sums, tops, totals,
+        how.scale, how.softcap or 1.0, how.window or 0, q.stride(0), tables.stride(0),
         HEADS=shape.n_kv_heads, SHARED=shape.n_shared, DIM=shape.dim, WIDE=shape.wide,
-        BLOCK=shape.block, SPLITS=splits, ROWS=max(16, next_power(shape.n_shared)),
-        HAS_SOFTCAP=softcap is not None, PRECISION=precision_of(q), **has,
-        **tuned,
+        BLOCK=shape.block, SPLITS=splits, ROWS=max(16, next_power(shape.n_shared)), **has, **tuned,
     )  # fmt: skip
     if splits > 1:
         join[n_seq, shape.n_heads](
-            sums, tops, totals, lengths, or_else(sinks, lengths), out, window or 0,
+            sums, tops, totals, lengths, sinks, out, how.window or 0,
             N_HEADS=shape.n_heads, DIM=shape.dim, WIDE=shape.wide, TILE=tuned["TILE"], SPLITS=splits,
-            SPLITS_WIDE=next_power(splits), **has, num_warps=4,
+            SPLITS_WIDE=next_power(splits), HAS_WINDOW=has["HAS_WINDOW"], HAS_SINKS=has["HAS_SINKS"],
+            num_warps=4,
         )  # fmt: skip

@@ -46,7 +46,7 @@ def eight_bits_few(
     tl.store(out + at_out, acc.to(out.dtype.element_ty), mask=mask_out)
 
 
-def fp8_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+def eight_bit_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """See Kernels."""
     n, n_out, n_in = len(x), *weight.shape
     is_readable = weight.dtype == torch.int8 or reads_fp8(nvidia_capability(x.device))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hearth_backends.cuda.device import nvidia_capability
+from hearth_backends.cuda.kernels.contract import Attention
 
 _PROCESSORS_OF_NOBODY = 2  # in the interpreter
 
@@ -56,6 +57,16 @@ def search_steps(n_seq: int) -> int:
 def precision_of(x: Tensor) -> str:
     """How products of its type are made: float32 is not to become TF32."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def parts_of_attention(how: Attention, q: Tensor) -> dict[str, bool | str]:
+    """The constants by which a kernel leaves out what an architecture does not have."""
+    return {
+        "HAS_WINDOW": how.window is not None,
+        "HAS_SOFTCAP": how.softcap is not None,
+        "HAS_SINKS": how.sinks is not None,
+        "PRECISION": precision_of(q),
+    }
 
 
 def or_else(given: Tensor | None, other: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from hearth_backends.cuda.kernels.gpu.launch import next_power
 @triton.jit
 def norm(
     x, residual, weight, out, eps, x_stride,
-    DIM: tl.constexpr, WIDE: tl.constexpr, ADDS: tl.constexpr, UNIT_OFFSET: tl.constexpr,
+    DIM: tl.constexpr, WIDE: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     """Grid (rows,); ADDS: x goes into the residual first."""
     row = tl.program_id(0).to(tl.int64)
@@ -25,32 +25,27 @@ def norm(
         tl.store(residual + row * DIM + d, h, mask=mask)
     h = h.to(tl.float32)
     shrink = tl.rsqrt(tl.sum(h * h, 0) / DIM + eps)
-    factor = tl.load(weight + d, mask=mask, other=0.0).to(tl.float32) + UNIT_OFFSET
+    factor = tl.load(weight + d, mask=mask, other=0.0)
     tl.store(out + row * DIM + d, (h * shrink * factor).to(out.dtype.element_ty), mask=mask)
 
 
-def _launch(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool, *, adds: bool
-) -> Tensor:
+def _launch(x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, adds: bool) -> Tensor:
     dim = x.shape[-1]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows = x.reshape(-1, dim)
     wide = next_power(dim)
     norm[(len(rows),)](
         rows, residual, weight, out, eps, rows.stride(0),
-        DIM=dim, WIDE=wide, ADDS=adds, UNIT_OFFSET=1.0 if unit_offset else 0.0,
-        num_warps=min(16, max(1, wide // 512)),
+        DIM=dim, WIDE=wide, ADDS=adds, num_warps=min(16, max(1, wide // 512)),
     )  # fmt: skip
     return out
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See Kernels."""
-    return _launch(x, x, weight, eps, unit_offset, adds=False)
+    return _launch(x, x, weight, eps, adds=False)
 
 
-def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, unit_offset: bool
-) -> Tensor:
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See Kernels."""
-    return _launch(x, residual, weight, eps, unit_offset, adds=True)
+    return _launch(x, residual, weight, eps, adds=True)

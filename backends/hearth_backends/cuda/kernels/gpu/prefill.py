@@ -11,12 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hearth_backends.cuda.kernels.contract import Attention, LayerMemory, StepRows
 from hearth_backends.cuda.kernels.gpu.launch import (
     Shape,
     has_warpgroups,
     next_power,
     or_else,
-    precision_of,
+    parts_of_attention,
     search_steps,
 )
 from hearth_backends.cuda.kernels.gpu.softmax import LOG2E, NOTHING, absorb, scores
@@ -147,29 +148,19 @@ def tuning(
     }
 
 
-def attend(
-    q: Tensor,
-    k_pool: Tensor,
-    v_pool: Tensor,
-    block_tables: Tensor,
-    row_starts: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    out: Tensor,
+def attend_ragged(
+    q: Tensor, memory: LayerMemory, rows: StepRows, how: Attention, out: Tensor
 ) -> None:
-    """See Kernels."""
-    shape = Shape.of(q, k_pool)
+    """See Kernels.attend; any number of rows of each sequence."""
+    shape = Shape.of(q, memory.keys)
+    tables, lengths = rows.block_tables, rows.lengths
     n_rows, n_seq = len(q), len(lengths)
     tuned = tuning(n_rows, n_seq, shape, q.element_size(), warpgroups=has_warpgroups(q.device))
     tokens = tuned["ROWS"] // shape.n_shared
     prefill[n_rows // tokens + n_seq, shape.n_kv_heads](
-        q, k_pool, v_pool, block_tables, row_starts, lengths, or_else(sinks, lengths), out,
-        scale, softcap or 1.0, window or 0, n_seq, q.stride(0), block_tables.stride(0),
+        q, *memory, tables, rows.row_starts, lengths, or_else(how.sinks, lengths), out,
+        how.scale, how.softcap or 1.0, how.window or 0, n_seq, q.stride(0), tables.stride(0),
         HEADS=shape.n_kv_heads, SHARED=shape.n_shared, DIM=shape.dim, WIDE=shape.wide,
         BLOCK=shape.block, TOKENS=tokens, SEARCH_STEPS=search_steps(n_seq),
-        HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, HAS_SINKS=sinks is not None,
-        PRECISION=precision_of(q), **tuned,
+        **parts_of_attention(how, q), **tuned,
     )  # fmt: skip

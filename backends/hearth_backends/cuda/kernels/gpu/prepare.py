@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hearth_backends.cuda.kernels.contract import Prepared
+from hearth_backends.cuda.kernels.contract import StepRows
 from hearth_backends.cuda.kernels.gpu.launch import search_steps
 from hearth_backends.kv.contract import BLOCK_TOKENS
 
@@ -18,15 +18,9 @@ COLUMNS = 256
 @triton.jit(
     do_not_specialize=["n_rows", "n_seq", "n_columns"],
     do_not_specialize_on_alignment=[
-        "tokens",
-        "row_starts",
-        "lengths",
-        "seats",
-        "known",
-        "positions",
-        "slots",
+        "tokens", "row_starts", "lengths", "seats", "known", "positions", "slots",
     ],
-)
+)  # fmt: skip
 def prepare_rows(
     tokens, row_starts, lengths, seats, tables, last, known, positions, slots, copied,
     n_rows, n_seq, table_stride, n_columns,
@@ -63,14 +57,9 @@ def prepare_rows(
 
 
 def prepare(
-    tokens: Tensor,
-    row_starts: Tensor,
-    lengths: Tensor,
-    seats: Tensor,
-    tables: Tensor,
-    last: Tensor,
-    n_columns: int,
-) -> Prepared:
+    tokens: Tensor, row_starts: Tensor, lengths: Tensor, seats: Tensor, tables: Tensor,
+    last: Tensor, n_columns: int,
+) -> StepRows:  # fmt: skip
     """See Kernels."""
     n_rows, n_seq = len(tokens), len(lengths)
     of_rows = torch.empty((3, n_rows), dtype=torch.int32, device=tokens.device)
@@ -81,4 +70,4 @@ def prepare(
         n_rows, n_seq, tables.stride(0), n_columns,
         BLOCK=BLOCK_TOKENS, ROWS=ROWS, COLUMNS=COLUMNS, SEARCH_STEPS=search_steps(n_seq), num_warps=4,
     )  # fmt: skip
-    return Prepared(known, positions, slots, copied)
+    return StepRows(known, positions, slots, copied, row_starts, lengths)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hearth_backends.cuda.kernels.contract import LayerMemory, Rope, StepRows
 from hearth_backends.cuda.kernels.gpu.launch import next_power, or_else
 from hearth_backends.quantizing.rounding import LARGEST_E4M3
 
@@ -24,8 +25,7 @@ def store(
     eps, q_stride, k_stride, v_stride,
     N_HEADS: tl.constexpr, N_KV_HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
     HALF: tl.constexpr, HALF_WIDE: tl.constexpr, REST_WIDE: tl.constexpr,
-    HAS_Q_NORM: tl.constexpr, HAS_K_NORM: tl.constexpr, UNIT_OFFSET: tl.constexpr,
-    LARGEST: tl.constexpr,
+    HAS_Q_NORM: tl.constexpr, HAS_K_NORM: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Grid (rows, N_HEADS + 2 * N_KV_HEADS): each program has one head of queries, keys or values."""
     row, head = tl.program_id(0), tl.program_id(1)
@@ -56,16 +56,10 @@ def store(
             if not is_query:
                 weight = k_norm
             shrink = tl.rsqrt(squares / DIM + eps)
-            a *= shrink * (
-                tl.load(weight + h, mask=in_half, other=0.0).to(tl.float32) + UNIT_OFFSET
-            )
-            b *= shrink * (
-                tl.load(weight + HALF + h, mask=in_half, other=0.0).to(tl.float32) + UNIT_OFFSET
-            )
+            a *= shrink * tl.load(weight + h, mask=in_half, other=0.0)
+            b *= shrink * tl.load(weight + HALF + h, mask=in_half, other=0.0)
             if REST_WIDE > 0:
-                rest *= shrink * (
-                    tl.load(weight + r, mask=r < DIM, other=0.0).to(tl.float32) + UNIT_OFFSET
-                )
+                rest *= shrink * tl.load(weight + r, mask=r < DIM, other=0.0)
     angle = tl.load(positions + row).to(tl.int64) * HALF + h
     c = tl.load(cos + angle, mask=in_half, other=0.0)
     s = tl.load(sin + angle, mask=in_half, other=0.0)
@@ -86,30 +80,18 @@ def store(
 
 
 def store_qkv(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_norm: Tensor | None,
-    k_norm: Tensor | None,
-    eps: float,
-    unit_offset: bool,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Tensor,
-    slots: Tensor,
-    k_pool: Tensor,
-    v_pool: Tensor,
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, eps: float,
+    rope: Rope, rows: StepRows, memory: LayerMemory,
+) -> None:  # fmt: skip
     """See Kernels."""
     n, n_heads, dim = q.shape
-    n_kv_heads, half = k.shape[1], cos.shape[1]
+    n_kv_heads, half = k.shape[1], rope.cos.shape[1]
     rest = dim - 2 * half
     store[n, n_heads + 2 * n_kv_heads](
-        q, k, v, or_else(q_norm, q), or_else(k_norm, q), cos, sin, positions, slots, k_pool, v_pool,
+        q, k, v, or_else(q_norm, rope.cos), or_else(k_norm, rope.cos), *rope, rows.positions, rows.slots, *memory,
         eps, q.stride(0), k.stride(0), v.stride(0),
         N_HEADS=n_heads, N_KV_HEADS=n_kv_heads, DIM=dim, WIDE=next_power(dim),
         HALF=half, HALF_WIDE=next_power(half), REST_WIDE=next_power(rest) if rest else 0,
         HAS_Q_NORM=q_norm is not None, HAS_K_NORM=k_norm is not None,
-        UNIT_OFFSET=1.0 if unit_offset else 0.0,
-        LARGEST=LARGEST_E4M3 if k_pool.element_size() == 1 else 0.0, num_warps=1,
+        LARGEST=LARGEST_E4M3 if memory.keys.element_size() == 1 else 0.0, num_warps=1,
     )  # fmt: skip
