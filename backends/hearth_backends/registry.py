@@ -42,7 +42,7 @@ def _module_of(name: str, module: str) -> ModuleType:
 def open_model(path: str) -> LoadedModel:
     """Read a model's specification and load its tokenizer; raises ModelFileError, Unsupported.
 
-    `path` is a GGUF file, the folder of a checkpoint or of an encoder, an encoder's ONNX file,
+    `path` is a GGUF file, the folder of a checkpoint or of a model in ONNX, an ONNX file in such a folder,
     "builtin:canary" for the model of the package, or "sim:" with options for the simulated model.
     """
     if path.startswith("builtin:"):
@@ -51,23 +51,37 @@ def open_model(path: str) -> LoadedModel:
         return cast(LoadedModel, import_module("hearth_backends.sim.model").open_sim(path))
     if path.endswith(".gguf"):
         return cast(LoadedModel, _module_of("gguf", "hearth_backends.gguf.vocab").open_gguf(path))
-    if path.endswith(".onnx") or _is_encoder(path):
+    if _is_encoder(path):
         module = _module_of("onnx", "hearth_backends.weights.encoder_folder")
         return cast(LoadedModel, module.open_encoder(path))
+    if path.endswith(".onnx") or _is_decoder(path):
+        module = _module_of("onnx", "hearth_backends.weights.decoder_folder")
+        return cast(LoadedModel, module.open_decoder(path))
     if Path(path, "config.json").exists():
         module = _module_of("onnx", "hearth_backends.weights.checkpoint_tokenizer")
         return cast(LoadedModel, module.open_checkpoint(path))
     raise ModelFileError(
         f"{path}: not a model that Hearth can read (a .gguf file is, and a folder with config.json "
-        "and safetensors, or an encoder's ONNX file)"
+        "and safetensors, or with an ONNX file and genai_config.json or config.json)"
     )
 
 
 def _is_encoder(path: str) -> bool:
-    if not Path(path, "config.json").exists():
-        return False
+    """Of a folder, or of an ONNX file in it or in its "onnx" folder."""
+    given = Path(path)
+    places = [given.parent, given.parent.parent] if path.endswith(".onnx") else [given]
+    folders = [folder for folder in places if (folder / "config.json").exists()]
     module = import_module("hearth_backends.weights.encoder_config")
-    return bool(module.is_encoder_folder(Path(path)))
+    return bool(folders) and bool(module.is_encoder_folder(folders[0]))
+
+
+def _is_decoder(path: str) -> bool:
+    """Whether a folder holds a decoder in ONNX."""
+    folder = Path(path)
+    if not any((folder / name).exists() for name in ("genai_config.json", "config.json")):
+        return False
+    module = import_module("hearth_backends.weights.decoder_folder")
+    return bool(module.is_decoder_folder(folder))
 
 
 def _builtin(name: str) -> str:

@@ -48,7 +48,7 @@ def test_what_it_supports(make_gguf: MakeGguf) -> None:
     }
     for spec, device, words in (
         (model, CPU, None),
-        (model, gpu, "its provider for cuda:0 has not been tried"),
+        (model, gpu, "run on the CPU; on cuda:0 run decoders in ONNX files"),
         (replace(model, architecture="mamba"), CPU, "not for mamba"),
         (open_model("sim:").spec, CPU, "a simulated model has none"),
         (replace(model, tensors={**model.tensors, **extra}), CPU, "mlp.experts"),

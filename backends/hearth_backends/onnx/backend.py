@@ -1,4 +1,4 @@
-"""OnnxBackend: decoders on ONNX Runtime's CPU provider, whole models and layer ranges; and encoders."""
+"""OnnxBackend: decoders on ONNX Runtime, whole models and layer ranges, built here or elsewhere; and encoders."""
 
 from __future__ import annotations
 
@@ -26,11 +26,18 @@ from hearth_backends.kv.contract import KVStore
 from hearth_backends.kv.slots import SlotStore
 from hearth_backends.onnx import kinds, session
 from hearth_backends.onnx.encoder import encoder_support, estimate_encoder_bytes, load_onnx_encoder
+from hearth_backends.onnx.foreign.loading import (
+    estimate_foreign_bytes,
+    foreign_support,
+    is_foreign,
+    load_foreign,
+)
 from hearth_backends.onnx.loading import is_whole, load_parts
 from hearth_backends.onnx.memory import estimate_bytes, n_wanted
 from hearth_backends.onnx.observing import observe
+from hearth_backends.onnx.providers import Providers
 from hearth_backends.onnx.recipe import model_support
-from hearth_backends.onnx.stage import NAME, OnnxStage
+from hearth_backends.onnx.stage import NAME, OnnxStage, Parts
 from hearth_backends.processor import processor
 from hearth_backends.weights.opening import open_reader
 from hearth_backends.weights.spec import ModelSpec
@@ -39,32 +46,19 @@ KV_DTYPES = ("f16", "f32", "q8_0")
 """f16 and f32 are kept as float32 (float16 where the weights are): the CPU's kernels for halves are slow.
 q8_0 is 8-bit integers with a scale for each channel."""
 
-_OTHERS = {
-    "CUDAExecutionProvider": ("cuda", "gpu"),
-    "ROCMExecutionProvider": ("rocm", "gpu"),
-    "MIGraphXExecutionProvider": ("migraphx", "gpu"),
-    "DmlExecutionProvider": ("dml", "gpu"),
-    "WebGpuExecutionProvider": ("webgpu", "gpu"),
-    "OpenVINOExecutionProvider": ("openvino", "npu"),
-    "QNNExecutionProvider": ("qnn", "npu"),
-    "VitisAIExecutionProvider": ("vitisai", "npu"),
-    "CoreMLExecutionProvider": ("coreml", "npu"),
-}
-"""Providers that are named where the installed package has them, and not used yet."""
-_VENDORS = {
-    "cuda": "nvidia", "rocm": "amd", "migraphx": "amd", "openvino": "intel", "qnn": "qualcomm",
-    "vitisai": "amd", "coreml": "apple",
-}  # fmt: skip
-
 
 class OnnxBackend(Backend):
     """One session a stage, rows of key-value memory side by side in one buffer."""
 
     name = NAME
 
+    def __init__(self, providers: Providers | None = None) -> None:
+        """`providers`: others than the installed package's."""
+        self._providers = providers or Providers(session.providers, session.start)
+
     def devices(self) -> list[DeviceInfo]:
         """The CPU, and what else the installed package has providers for."""
-        return [processor(), *(_other(name) for name in session.providers() if name in _OTHERS)]
+        return [processor(), *self._providers.devices()]
 
     def version(self) -> str:
         """Of ONNX Runtime."""
@@ -75,14 +69,14 @@ class OnnxBackend(Backend):
         return kinds.KINDS
 
     def supports(self, model: ModelSpec, device: DeviceInfo) -> Support:
-        """Whether a graph can be built for the model, and the device is one that was tried."""
-        if device.kind != "cpu":
-            return _untried(device)
-        return model_support(model)
+        """Whether a graph can be built for the model, or there is one, and the device's provider starts."""
+        if is_foreign(model):
+            return self._providers.support(device)
+        return _here_only(device) if device.kind != "cpu" else model_support(model)
 
     def estimate(self, model: ModelSpec, spec: StageSpec, device: DeviceInfo) -> Bytes:
         """Weights and key-value memory nearly to the byte, workspace about."""
-        return estimate_bytes(model, spec)
+        return (estimate_foreign_bytes if is_foreign(model) else estimate_bytes)(model, spec)
 
     def store(self, model: ModelSpec, spec: StageSpec) -> KVStore:
         """Slots."""
@@ -103,11 +97,30 @@ class OnnxBackend(Backend):
         progress: Progress,
     ) -> Stage:
         """Build the graph, pack the weights or map what was packed before, and compute one step."""
-        _refuse(model, spec)
-        parts = load_parts(model, spec, progress)
+        if is_foreign(model):
+            parts = self._load_foreign(model, spec, devices[0], progress)
+        else:
+            _refuse(model, spec)
+            parts = load_parts(model, spec, progress)
         caps = Capabilities(max_wants=n_wanted(spec) if spec.head else None)
         progress(1.0)
         return OnnxStage(spec, caps, parts)
+
+    def _load_foreign(
+        self, model: ModelSpec, spec: StageSpec, device: DeviceInfo, progress: Progress
+    ) -> Parts:
+        for support in (self._providers.support(device), foreign_support(model, spec)):
+            if not support.ok:
+                raise Unsupported(f"backend {NAME}: {support.reason}")
+        found = self._providers.of(device.name)
+        return load_foreign(
+            model,
+            spec,
+            progress,
+            provider=session.CPU if found is None else found.provider,
+            on_host=found is None,
+            compiles=found is not None and found.compiles,
+        )
 
     def layer_inputs(
         self, model: ModelSpec, texts: Sequence[Sequence[int]], threads: int
@@ -123,7 +136,7 @@ class OnnxBackend(Backend):
     def encoder_support(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Support:
         """Whether it encodes with the model."""
         if device.kind != "cpu":
-            return _untried(device)
+            return _here_only(device)
         return encoder_support(model, spec)
 
     def estimate_encoder(self, model: ModelSpec, spec: EncoderSpec, device: DeviceInfo) -> Bytes:
@@ -142,19 +155,10 @@ class OnnxBackend(Backend):
         return load_onnx_encoder(model, spec, progress)
 
 
-def _untried(device: DeviceInfo) -> Support:
-    return Support(False, f"it runs on the CPU; its provider for {device.name} has not been tried")
-
-
-def _other(provider: str) -> DeviceInfo:
-    name, kind = _OTHERS[provider]
-    return DeviceInfo(
-        name=f"{name}:0",
-        kind="gpu" if kind == "gpu" else "npu",
-        description=f"{provider} (untested)",
-        total_bytes=None,
-        free_bytes=None,
-        vendor=_VENDORS.get(name),
+def _here_only(device: DeviceInfo) -> Support:
+    return Support(
+        False,
+        f"graphs that are built here, and encoders, run on the CPU; on {device.name} run decoders in ONNX files",
     )
 
 

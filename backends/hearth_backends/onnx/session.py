@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -45,6 +46,17 @@ _FATAL = 4
 def providers() -> list[str]:
     """Execution providers of the installed package."""
     return list(ort.get_available_providers())
+
+
+def start(provider: str) -> list[str]:
+    """The providers of a session of one node that was opened with this one; raises as ONNX Runtime does."""
+    graph = Graph(np.dtype(np.float32))
+    x = graph.input("x", np.float32, (1,))
+    graph.named_node("Identity", [x], ["y"])
+    graph.output("y", np.float32, (1,))
+    model = graph.serialized({})
+    opened = ort.InferenceSession(model, _options(1), providers=[provider], enable_fallback=0)
+    return list(opened.get_providers())
 
 
 class Session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ from hearth_backends.base import (
 from hearth_backends.errors import BackendError, ForeignState, StepError, Unsupported
 from hearth_backends.kv.contract import KVOp, OpKind, Placement
 from hearth_backends.kv.exported import StateTag, pack_state, unpack_state
-from hearth_backends.onnx.runner import Runner
 from hearth_backends.onnx.slots import Slots
 from hearth_backends.sampling import sample
 
@@ -33,18 +33,39 @@ STATE_LAYOUT = 1
 CHUNK_ROWS = 256
 """Tokens of one sequence in one run at most: more at once were slower (attention's scores leave the cache)."""
 
-Embed = Callable[[I32], Hidden]
-"""Tokens [n] to what enters the first layer [n, d_model]."""
+Embed = Callable[[I32], NDArray[Any]]
+"""Tokens [n] to what enters the first layer [n, d_model], or the tokens as they enter the graph [n]."""
 
 _NOTHING = Sampled(np.empty(0, np.int32))
 
 
+class StepRunner(Protocol):
+    """Runs a session over neighbouring slots."""
+
+    def run(
+        self,
+        first: int,
+        length: int,
+        before: Sequence[int],
+        x: NDArray[Any],
+        wanted: NDArray[np.intp],
+    ) -> F32:
+        """`length` tokens of each of the slots from `first` on, which hold `before` tokens.
+
+        `x` is what enters, slot after slot. Logits of the wanted rows, or hidden states of all of them;
+        they are overwritten by the next run. Several tokens: of one slot only. Raises StepError.
+        """
+
+    def close(self) -> None:
+        """Free the session; idempotent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a stage is put together from; the stage owns the runner."""
+    """What a stage is put together from; the stage owns the runners."""
 
-    runner: Runner  # of prompts
-    decoder: Runner  # of what is decoded; mostly the same one
+    runner: StepRunner  # of prompts
+    decoder: StepRunner  # of what is decoded; mostly the same one
     slots: Slots
     digest: str
     state_version: str  # of exported states, beside what the spec says
@@ -192,8 +213,8 @@ class OnnxStage(Stage):
                 f"{n_wanted} rows are wanted, but the batch does not say how to sample them"
             )
 
-    def _entering(self, batch: Batch, x: Hidden | None) -> Hidden:
-        """What enters the first layer [n, d_model]."""
+    def _entering(self, batch: Batch, x: Hidden | None) -> NDArray[Any]:
+        """What enters the first layer [n, d_model], or the graph [n]."""
         if self._parts.embed is not None:
             return self._parts.embed(batch.tokens)
         n = len(batch.tokens)
@@ -212,7 +233,7 @@ class OnnxStage(Stage):
                 self._slots.truncate(row, length)
             raise
 
-    def _compute(self, batch: Batch, groups: Sequence[_Group], x: Hidden) -> F32:
+    def _compute(self, batch: Batch, groups: Sequence[_Group], x: NDArray[Any]) -> F32:
         """Logits of all wanted rows, or hidden states of all rows, in the batch's order."""
         runner_of = self._runners(batch, groups)
         singles = [group for group in groups if group.n == 1]
@@ -242,7 +263,7 @@ class OnnxStage(Stage):
                 put(self._leaving(batch, rows), self._decode(runner, batch, singles, x))
         return np.empty((0, 0), np.float32) if out is None else out
 
-    def _runners(self, batch: Batch, groups: Sequence[_Group]) -> list[Runner]:
+    def _runners(self, batch: Batch, groups: Sequence[_Group]) -> list[StepRunner]:
         """For each group: who decodes, where all its rows sample a token after the first of an output."""
         prompts, decoder = self._parts.runner, self._parts.decoder
         if prompts is decoder or batch.sampling is None:
@@ -256,7 +277,7 @@ class OnnxStage(Stage):
         return rows[batch.want[rows]] if self.spec.head else rows
 
     def _chunk(
-        self, runner: Runner, batch: Batch, row: int, rows: NDArray[np.intp], x: Hidden
+        self, runner: StepRunner, batch: Batch, row: int, rows: NDArray[np.intp], x: NDArray[Any]
     ) -> F32:
         """One sequence's next tokens."""
         slots = self._slots
@@ -266,7 +287,9 @@ class OnnxStage(Stage):
         slots.lengths[row] = n_before + len(rows)
         return out
 
-    def _decode(self, runner: Runner, batch: Batch, singles: Sequence[_Group], x: Hidden) -> F32:
+    def _decode(
+        self, runner: StepRunner, batch: Batch, singles: Sequence[_Group], x: NDArray[Any]
+    ) -> F32:
         """One token of each of these sequences; results in the order of the groups."""
         slots = self._slots
         first = slots.gather([group.row for group in singles])

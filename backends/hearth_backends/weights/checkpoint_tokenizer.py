@@ -23,9 +23,6 @@ def open_checkpoint(folder: str) -> LoadedModel:
     """Read a folder's specification and tokenizer; raises ModelFileError, Unsupported."""
     path = Path(folder)
     spec = Checkpoint(path).spec
-    about = (
-        read_table(path / "tokenizer_config.json") if _has(path, "tokenizer_config.json") else {}
-    )
     tokenizer = CheckpointTokenizer(
         path / "tokenizer.json",
         n_vocab=spec.n_vocab,
@@ -35,7 +32,7 @@ def open_checkpoint(folder: str) -> LoadedModel:
     )
     told = with_tokens(
         spec,
-        chat_template=_chat_template(path, about),
+        chat_template=chat_template_of(path),
         add_bos=tokenizer.adds_bos,
         end_ids=tokenizer.end_ids,
     )
@@ -142,15 +139,15 @@ def _load(path: Path) -> Library:
     return library
 
 
-def _has(folder: Path, name: str) -> bool:
-    return (folder / name).exists()
+def chat_template_of(folder: Path) -> str | None:
+    """From its own file, or from the tokenizer's configuration; the one called "default" of several.
 
-
-def _chat_template(folder: Path, about: dict[str, Any]) -> str | None:
-    """From its own file, or from the tokenizer's configuration; the one called "default" of several."""
-    if _has(folder, "chat_template.jinja"):
+    Raises ModelFileError.
+    """
+    if (folder / "chat_template.jinja").exists():
         return (folder / "chat_template.jinja").read_text()
-    template = about.get("chat_template")
+    about = folder / "tokenizer_config.json"
+    template = read_table(about).get("chat_template") if about.exists() else None
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")

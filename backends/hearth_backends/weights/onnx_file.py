@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,13 @@ class Port:
     shape: tuple[int | None, ...]  # None: any size
 
 
+class Reader(NamedTuple):
+    """A node that takes an input of the graph as it is."""
+
+    operator: str
+    switches: frozenset[str]  # names of its integer attributes that are 1
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
     """The graph's signature, and its files."""
@@ -34,6 +41,8 @@ class OnnxFile:
     n_bytes: int  # of all of them
     n_parameters: int
     quantization: str  # the prevailing type of its tensors
+    readers: Mapping[str, frozenset[Reader]] = field(default_factory=dict)  # of each input
+    operators: frozenset[str] = frozenset()  # of all its nodes, those of inner graphs too
 
 
 @dataclass(slots=True)
@@ -66,16 +75,40 @@ def read_onnx(path: Path) -> OnnxFile:
     for file, end in tally.ends.items():
         _check_size(file, end)
     held = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name: _port(value) for value in graph.input if value.name not in held}
+    nodes = list(_nodes(graph))
     kinds = tally.bytes_of
     return OnnxFile(
         path=path,
-        inputs={value.name: _port(value) for value in graph.input if value.name not in held},
+        inputs=inputs,
         outputs={value.name: _port(value) for value in graph.output},
         data_files=tuple(sorted(tally.ends)),
         n_bytes=n_bytes + sum(file.stat().st_size for file in tally.ends),
         n_parameters=tally.n_elements,
         quantization=max(kinds, key=lambda kind: kinds[kind]) if kinds else "F32",
+        readers=_readers(nodes, inputs),
+        operators=frozenset(node.op_type for node in nodes),
     )
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes, those of inner graphs too: they may read what the outer graph is given."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _nodes(inner)
+
+
+def _readers(nodes: list[Any], inputs: Mapping[str, Port]) -> dict[str, frozenset[Reader]]:
+    found: dict[str, set[Reader]] = {name: set() for name in inputs}
+    for node in nodes:
+        taken = found.keys() & set(node.input)
+        if taken:
+            switches = frozenset(a.name for a in node.attribute if a.HasField("i") and a.i == 1)
+            for name in taken:
+                found[name].add(Reader(node.op_type, switches))
+    return {name: frozenset(readers) for name, readers in found.items()}
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
