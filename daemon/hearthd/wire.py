@@ -46,6 +46,7 @@ class StageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     layers: tuple[int, int] | None = None  # None: all
     own_process: bool | None = None  # None: decided, see `hearthd.engine.stages.homes`
     cpus: tuple[int, ...] = ()  # processors that it keeps to; empty: all that the engine may use
+    ledger: str | None = None  # what leases call the device; None: as the backend does
 
 
 def device_names(device: str) -> list[str]:
@@ -144,6 +145,7 @@ class Loading(Frame, frozen=True):
 
     phase: str  # "reading" | "loading" | "warming"
     fraction: float
+    device: str | None = None  # that is loaded on from now, as leases call it; None: the same
 
 
 ToolFormat: TypeAlias = Literal["hermes", "llama3", "mistral", "mistral-args"]

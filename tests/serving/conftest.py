@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import scripted_engine
+from planned_boxes import Watch
 from serving_rig import ServingRig, Start
 
 from hearthd.config import ModelConfig
 from hearthd.placement.ledger import Ledger
+from hearthd.serving.model_facts import ask_facts
+from hearthd.serving.placer import Placer
 from hearthd.serving.process import engine_command
 from hearthd.serving.restart import RestartPolicy
 from hearthd.serving.service import Serving
@@ -39,6 +42,7 @@ async def start() -> AsyncIterator[Start]:
             queue_limit: int = 64,
             call_seconds: float = 30.0,
             scripted: bool = False,
+            watch: Watch | None = None,
         ) -> ServingRig:
             metrics, ledger = Metrics(), Ledger({"cpu": budget_bytes})
             options = SupervisorOptions(
@@ -47,9 +51,11 @@ async def start() -> AsyncIterator[Start]:
                 log_level="warning",
                 command=scripted_command if scripted else engine_command,
             )
+            ask = ask_facts if watch is None else watch.facts_of
+            placer = Placer(ledger, watch, ask=ask)
             serving = Serving(
                 models,
-                Supervisor(ledger, options),
+                Supervisor(ledger, options, placer),
                 metrics,
                 queue_limit=queue_limit,
                 call_seconds=call_seconds,

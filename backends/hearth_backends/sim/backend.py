@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -115,6 +117,8 @@ class SimBackend(Backend):
         progress: Progress,
     ) -> Stage:
         options = parse_options(model.name)
+        if options.die_on in [device.name for device in devices]:
+            os.kill(os.getpid(), signal.SIGKILL)
         _pretend_to_load(model, options, progress)
         return SimStage(
             spec,

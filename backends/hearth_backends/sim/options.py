@@ -36,6 +36,7 @@ class SimOptions:
     latency_ms: float = 0.0  # real time that a step takes
     load_seconds: float = 0.0  # real time that a load takes
     fail_load: str = ""  # the reason a load fails for
+    die_on: str = ""  # the process kills itself while it loads on this device
     fail_every: int = 0  # every n-th step fails, half of them after everything was computed
     starve_every: int = 0  # every n-th step finds no room
     die_after: int = 0  # the process kills itself after n steps

@@ -37,6 +37,12 @@ class PlannedStage:
         """The first."""
         return self.devices[0]
 
+    @property
+    def leased_on(self) -> tuple[str, ...]:
+        """What leases call its devices."""
+        ledger = self.config.ledger
+        return tuple(d.name for d in self.devices) if ledger is None else (ledger,)
+
     def share(self, model: ModelSpec) -> Bytes:
         """What it takes on each of its devices."""
         return self.backend.estimate_share(model, self.spec, self.devices)
@@ -70,15 +76,15 @@ class LoadPlan:
         totals: dict[str, Bytes] = {}
         for stage in self.stages:
             need = stage.share(self.model.spec)
-            for device in stage.devices:
-                have = totals.get(device.name, Bytes(0, 0, 0))
-                totals[device.name] = Bytes(
+            for device in stage.leased_on:
+                have = totals.get(device, Bytes(0, 0, 0))
+                totals[device] = Bytes(
                     have.weights + need.weights + self.adapter_bytes,
                     have.kv + need.kv,
                     have.workspace + need.workspace,
                 )
         if self.prefix_ram_bytes:
-            host = next((s.device.name for s in self.stages if s.device.kind == "cpu"), HOST)
+            host = next((s.leased_on[0] for s in self.stages if s.device.kind == "cpu"), HOST)
             have = totals.get(host, Bytes(0, 0, 0))
             totals[host] = replace(have, kv=have.kv + self.prefix_ram_bytes)
         return [

@@ -26,21 +26,27 @@ Grant = Callable[[wire.LeaseRequest], int]
 
 
 def execute_load(
-    plan: LoadPlan, load: wire.Load, grant: Grant, progress: Callable[[float], None]
+    plan: LoadPlan,
+    load: wire.Load,
+    grant: Grant,
+    progress: Callable[[float], None],
+    begin: Callable[[str], None] = lambda device: None,
 ) -> EngineCore:
     """Take the leases, load the stages, put the engine together; the caller closes `core.pipeline`.
 
+    `begin` hears of each device before a stage is loaded on it.
     Raises what `Backend.load` raises, and what `grant` raises.
     """
     plans = [plan] if plan.draft is None else [plan, plan.draft]
     parts = [
-        (each, stage, tuple(leases[device.name] for device in stage.devices))
+        (each, stage, tuple(leases[device] for device in stage.leased_on))
         for each, leases in [(each, _leases(each, grant)) for each in plans]
         for stage in each.stages
     ]
     stages: list[Stage] = []
     try:
         for i, (each, stage, leased) in enumerate(parts):
+            begin(stage.leased_on[0])
             stages.append(
                 load_stage(each.model.spec, stage, leased, _part_of(progress, i, len(parts)))
             )

@@ -94,7 +94,7 @@ def _load_and_serve(link: EngineLink, load: wire.Load) -> int:
             grammar_seconds=load.grammar_seconds,
         )
         with warming(intake):
-            core = execute_load(plan, load, _grants(link), _progress(link))
+            core = execute_load(plan, load, _grants(link), _progress(link), _begins(link))
     except BackendError as error:
         link.send(wire.Failed(error.code, str(error)))
         return 1
@@ -157,6 +157,10 @@ def _progress(link: EngineLink) -> Callable[[float], None]:
             link.send(wire.Loading("loading", fraction))
 
     return progress
+
+
+def _begins(link: EngineLink) -> Callable[[str], None]:
+    return lambda device: link.send(wire.Loading("loading", 0.0, device))
 
 
 class Worker(EngineLoop[Arrival | Fetched]):

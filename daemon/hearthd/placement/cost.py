@@ -48,6 +48,7 @@ class Unit:
     weights_factor: float = 1.0  # what weights take here of what they take in the file
     disk_bytes_per_second: float | None = None  # weights are read from the disk in each step
     pool: str = ""  # devices with the same one share their budget; empty: nobody does
+    pool_bytes: int | None = None  # of all that share; None: the budget
     sync: Link | None = None  # of a group: its devices add up their results twice a layer
     held_bytes: Mapping[str, int] = field(
         default_factory=dict

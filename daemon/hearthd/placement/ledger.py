@@ -54,15 +54,16 @@ class Verdict:
 class Ledger:
     """Grants leases so that their sum never exceeds a device's budget; used from one thread.
 
-    Every processor device ("cpu:0", "cpu:1") draws on one pool, for they share the memory.
+    Every processor device ("cpu:0", "cpu:1") draws on one pool, for they share the memory; one may have a limit of
+    its own within that.
     """
 
     def __init__(self, budgets: Mapping[str, int]) -> None:
-        """`budgets`: bytes by pool, "cpu" and the names of other devices; raises ValueError below 0."""
+        """`budgets`: bytes by pool, "cpu" and the names of other devices, and by processor; raises ValueError below 0."""
         for pool, n_bytes in budgets.items():
             if n_bytes < 0:
                 raise ValueError(f"the budget of {pool} is {n_bytes} bytes")
-        self._budgets = dict(budgets)
+        self._budgets = dict(budgets)  # of pools, and limits of devices within theirs
         self._joined: dict[str, str] = {}  # device to the pool of another
         self._closed: dict[str, str] = {}  # device to why nothing may be put on it
         self._leases: dict[int, MemoryLease] = {}
@@ -75,7 +76,9 @@ class Ledger:
 
     def budget_bytes(self, device: str) -> int | None:
         """What may be leased on a device in all; None where no budget is known."""
-        return self._budgets.get(self._pool_of(device))
+        pool = self._budgets.get(self._pool_of(device))
+        own = self._budgets.get(device)
+        return pool if pool is None or own is None else min(pool, own)
 
     def set_budget(self, device: str, n_bytes: int) -> None:
         """A device was found; raises ValueError below 0."""
@@ -100,10 +103,12 @@ class Ledger:
 
     def free_bytes(self, device: str) -> int | None:
         """What is left of the budget; None where no budget is known."""
-        budget = self.budget_bytes(device)
-        if budget is None:
+        pool = self._budgets.get(self._pool_of(device))
+        if pool is None:
             return None
-        return budget - sum(lease.need.total_bytes for lease in self._on(device))
+        free = pool - sum(lease.need.total_bytes for lease in self._on(device))
+        own = self._budgets.get(device)
+        return free if own is None else min(free, own - sum(self.held(device).values()))
 
     def free_on_all(self, devices: Sequence[str]) -> int | None:
         """What equal shares on these devices may take together; None where a budget is not known."""

@@ -11,6 +11,7 @@ from hearthd.config.schema import ModelConfig
 from hearthd.errors import InsufficientMemory, UnknownDevice
 from hearthd.hardware.checks import PairReport
 from hearthd.hardware.device import Device
+from hearthd.hardware.host import cpus_to_keep_to
 from hearthd.placement.candidates import Budgets, ModelFacts, links_of, shape_of, units_of
 from hearthd.placement.cost import Prediction, Unit
 from hearthd.placement.ledger import Need
@@ -133,6 +134,19 @@ def check_words(config: ModelConfig, devices: Iterable[Device]) -> None:
             )
 
 
+def kept_to_nodes(places: Iterable[Place], devices: Iterable[Device]) -> list[Place]:
+    """Stages on one of several memory nodes keep to its processors, in a process of their own."""
+    known = list(devices)
+    found = []
+    for place in places:
+        cpus = cpus_to_keep_to(known, place.device)
+        if cpus is not None:
+            name = ANY_PROCESSOR if place.name is None else place.name
+            place = replace(place, name=name, cpus=place.cpus or tuple(sorted(cpus)))
+        found.append(place)
+    return found
+
+
 def on_the_only(config: ModelConfig, devices: Sequence[Device]) -> Placement | None:
     """Where there is one device, nobody need be asked; None where there are more."""
     usable = [device for device in devices if device.state == "ready"]
@@ -184,6 +198,7 @@ def candidates_of(
                     unit,
                     budget_bytes=max(0, unit.budget_bytes - aside_bytes),
                     held_bytes=around.held.get(unit.name, {}),
+                    pool_bytes=around.budgets.host_bytes - aside_bytes if unit.pool else None,
                 )
             )
     return found, left_out
@@ -219,9 +234,10 @@ def copies_placed(
 def _placement(request: Request, found: Replica, around: Surroundings) -> Placement:
     is_cut = len(found.stages) > 1
     demand = found.demand
+    places = [_place(stage, around) for stage in found.stages]
     return Placement(
         "planned",
-        tuple(_place(stage, around) for stage in found.stages),
+        tuple(kept_to_nodes(places, around.devices) if is_cut else places),
         is_cut=is_cut,
         # A whole model is sized by its engine, within what is free on its device.
         context=demand.context if is_cut else request.context,

@@ -155,12 +155,17 @@ def without_shared_memory(units: Sequence[Unit]) -> Iterator[list[Unit]]:
     for chosen in product(*choices):
         share = dict(zip(shared, chosen, strict=True))
         yield [
-            replace(unit, budget_bytes=unit.budget_bytes // len(share[unit.pool]))
+            replace(unit, budget_bytes=_part_of_pool(unit, len(share[unit.pool])))
             if unit.pool in share
             else unit
             for unit in units
             if unit.pool not in share or unit.devices[0] in share[unit.pool]
         ]
+
+
+def _part_of_pool(unit: Unit, n: int) -> int:
+    whole = unit.budget_bytes if unit.pool_bytes is None else unit.pool_bytes
+    return min(unit.budget_bytes, whole // n)
 
 
 def usable(request: Request, units: Sequence[Unit]) -> list[Unit]:

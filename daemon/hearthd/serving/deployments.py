@@ -39,7 +39,12 @@ class Revision:
             device=place.name or place.device,
             stages=[
                 wire.StageConfig(
-                    p.backend or "", p.name or p.device, p.layers, p.own_process, p.cpus
+                    p.backend or "",
+                    p.name or p.device,
+                    p.layers,
+                    p.own_process,
+                    p.cpus,
+                    None if p.name in (None, p.device) else p.device,
                 )
                 for p in (placement.places if placement.is_cut else ())
             ],

@@ -26,6 +26,7 @@ from hearthd.placement.placement import (
     check_names,
     check_words,
     copies_placed,
+    kept_to_nodes,
     on_the_only,
     placed,
 )
@@ -97,6 +98,9 @@ class Placer:
             if not configured.devices <= {d.name for d in self._present}:
                 await self._devices.first_look(DISCOVERY_SECONDS)
             check_names(configured, self._present)
+            if configured.is_cut:
+                places = kept_to_nodes(configured.places, self._present)
+                configured = replace(configured, places=tuple(places))
             return Granted(self._sized(configured))
         await self._devices.first_look(DISCOVERY_SECONDS)
         check_words(config, self._present)
@@ -162,7 +166,7 @@ class Placer:
             devices=devices,
             reports=self._reports(),
             budgets=Budgets(
-                self._ledger.free_bytes(HOST_POOL + ":0") or 0,
+                self._ledger.free_bytes(HOST_POOL) or 0,
                 {name: n_bytes for name, n_bytes in free.items() if n_bytes is not None},
             ),
             held={device.name: self._ledger.holders(device.name) for device in devices},

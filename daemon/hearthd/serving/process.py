@@ -98,7 +98,7 @@ class EngineProcess:
         self._leases: list[MemoryLease] = []
         self._held = list(held)
         self._devices = devices or {}
-        self._device: str | None = None  # that memory was refused on
+        self._device: str | None = None  # that is loaded on, or memory was refused on
         self._channel: EngineChannel | None = None
         self._n_probes = 0
         self._failed: wire.Failed | None = None  # the engine's own word
@@ -298,6 +298,8 @@ class EngineProcess:
                 self._prove()
             case wire.LeaseRequest():
                 self.send(self._lease(frame))
+            case wire.Loading(device=str()):
+                self._device = frame.device
             case wire.Loading():
                 self._listener.on_loading(self, frame.phase, frame.fraction)
             case wire.Ready():
