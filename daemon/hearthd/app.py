@@ -28,6 +28,7 @@ from hearthd.hardware.checkup import Checkup
 from hearthd.hardware.host import cpus_to_keep_to, threads_for
 from hearthd.hardware.memory import model_budget_bytes
 from hearthd.hardware.monitor import DeviceMonitor
+from hearthd.hardware.tree import Tree
 from hearthd.lan.announcer import Announcer
 from hearthd.lan.card import Card
 from hearthd.lan.identity import box_id
@@ -37,6 +38,7 @@ from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
 from hearthd.reload import RELOADER, Reloader, patience_of
 from hearthd.serving.governor import Governor
+from hearthd.serving.memory_watch import MemoryWatch
 from hearthd.serving.placer import Placer
 from hearthd.serving.prefix_folders import PrefixFolders
 from hearthd.serving.restart import RestartPolicy
@@ -57,7 +59,8 @@ def build_app(config: Config, machine: Machine) -> web.Application:
     devices = machine.devices
     checkup = Checkup(devices, Path(config.state))
     ledger = _ledger(config, machine)
-    placer = Placer(ledger, devices, lambda: checkup.reports)
+    memory = _memory_watch(config, ledger)
+    placer = Placer(ledger, devices, lambda: checkup.reports, memory=memory)
     supervisor = Supervisor(ledger, _supervisor_options(config, devices, checkup), placer)
     serving = Serving(
         config.models,
@@ -133,6 +136,13 @@ def _ledger(config: Config, machine: Machine) -> Ledger:
     budgets.take_in(machine.devices.inventory.devices)
     machine.devices.watch(budgets.on_event)
     return ledger
+
+
+def _memory_watch(config: Config, ledger: Ledger) -> MemoryWatch:
+    limits = config.memory
+    trusted = [*limits.devices, *([] if limits.budget is None else [HOST_POOL])]
+    tree = Tree(Path(config.hardware.root))
+    return MemoryWatch(ledger, tree, reserve=limits.reserve, trusted=trusted)
 
 
 def _supervisor_options(

@@ -66,6 +66,7 @@ class Ledger:
         self._budgets = dict(budgets)  # of pools, and limits of devices within theirs
         self._joined: dict[str, str] = {}  # device to the pool of another
         self._closed: dict[str, str] = {}  # device to why nothing may be put on it
+        self._outside: dict[str, int] = {}  # by pool: what others have taken of the budget
         self._leases: dict[int, MemoryLease] = {}
         self._numbers = itertools.count(1)
 
@@ -86,6 +87,16 @@ class Ledger:
             raise ValueError(f"the budget of {device} is {n_bytes} bytes")
         self._budgets[self._pool_of(device)] = n_bytes
 
+    def set_outside(self, device: str, n_bytes: int) -> None:
+        """Others have taken so much of the budget; leases that are there stay. Raises ValueError below 0."""
+        if n_bytes < 0:
+            raise ValueError(f"others have {n_bytes} bytes of {device}")
+        self._outside[self._pool_of(device)] = n_bytes
+
+    def outside_bytes(self, device: str) -> int:
+        """What others have taken of the budget, as far as it was seen."""
+        return self._outside.get(self._pool_of(device), 0)
+
     def join(self, device: str, pool: str) -> None:
         """The memory of a device is that of a pool."""
         self._joined[device] = pool
@@ -102,13 +113,15 @@ class Ledger:
             self._closed[device] = reason
 
     def free_bytes(self, device: str) -> int | None:
-        """What is left of the budget; None where no budget is known."""
+        """What is left of the budget, never below 0; None where no budget is known."""
         pool = self._budgets.get(self._pool_of(device))
         if pool is None:
             return None
         free = pool - sum(lease.need.total_bytes for lease in self._on(device))
         own = self._budgets.get(device)
-        return free if own is None else min(free, own - sum(self.held(device).values()))
+        if own is not None:
+            free = min(free, own - sum(self.held(device).values()))
+        return max(0, free - self.outside_bytes(device))
 
     def free_on_all(self, devices: Sequence[str]) -> int | None:
         """What equal shares on these devices may take together; None where a budget is not known."""
@@ -174,6 +187,10 @@ class Ledger:
         kind = device.partition(":")[0]
         return HOST_POOL if kind == "cpu" else self._joined.get(device, device)
 
+    def _others(self, device: str) -> str:
+        outside = self.outside_bytes(device)
+        return f"; others than Hearth have taken {format_bytes(outside)}" if outside else ""
+
     def _arithmetic(self, holder: str, need: Need, free: int, budget: int) -> str:
         held = ", ".join(
             f"{lease.holder} {format_bytes(lease.need.total_bytes)}"
@@ -184,6 +201,7 @@ class Ledger:
             f"(weights {format_bytes(need.weights_bytes)} + kv {format_bytes(need.kv_bytes)} "
             f"+ workspace {format_bytes(need.workspace_bytes)}), "
             f"{format_bytes(free)} of {format_bytes(budget)} are free; leases: {held or 'none'}"
+            f"{self._others(need.device)}"
         )
 
 

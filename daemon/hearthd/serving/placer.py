@@ -31,6 +31,7 @@ from hearthd.placement.placement import (
     placed,
 )
 from hearthd.serving.deployments import Revision
+from hearthd.serving.memory_watch import MemoryWatch
 from hearthd.serving.model_facts import ask_facts
 from hearthd.serving.replica import Replica
 
@@ -69,12 +70,17 @@ class Placer:
         reports: Callable[[], Sequence[PairReport]] = tuple,
         *,
         ask: AskFacts = ask_facts,
+        memory: MemoryWatch | None = None,
     ) -> None:
-        """`devices` of None: models without a device of their own go to the first processor."""
+        """`devices` of None: models without a device of their own go to the first processor.
+
+        `memory` looks what others have taken before anything is placed.
+        """
         self._ledger = ledger
         self._devices = devices
         self._reports = reports
         self._ask = ask
+        self._memory = memory
         self._facts: dict[str, ModelFacts] = {}
         self._turn = asyncio.Lock()  # a plan counts on what is free until its leases are there
         self._in_force: dict[Replica, Placement] = {}
@@ -91,6 +97,7 @@ class Placer:
         what is wrong with the file.
         """
         config = revision.config
+        await self._look_at_memory()
         configured = as_configured(config)
         if self._devices is None:
             return Granted(self._sized(configured or _DEFAULT))
@@ -127,6 +134,15 @@ class Placer:
     @property
     def _present(self) -> tuple[Device, ...]:
         return () if self._devices is None else tuple(self._devices.inventory.present)
+
+    async def _look_at_memory(self) -> None:
+        if self._memory is not None:
+            on_host = [
+                replica.pid
+                for replica, placement in self._in_force.items()
+                if replica.pid is not None and any(d.startswith("cpu") for d in placement.devices)
+            ]
+            await self._memory.look(self._present, on_host)
 
     async def _planned(
         self,

@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 from hearthd import wire
 from hearthd.errors import EngineFailed, InsufficientMemory, ModelFailed
+from hearthd.placement.holding import Holding
 from hearthd.placement.ledger import Ledger, MemoryLease, Need
 from hearthd.serving.channel import EngineChannel
 from hearthd.serving.output_log import EngineLog
@@ -86,7 +87,6 @@ class EngineProcess:
         self.load = load
         self.pid: int | None = None
         self._listener = listener
-        self._ledger = ledger
         self._patience = patience
         self._log_level = log_level
         self._command = command
@@ -95,8 +95,7 @@ class EngineProcess:
         self._output = EngineLog(load.name)
         self._vitals = Vitals(Phase.LOADING, time.monotonic())
         self._ready_seconds: float | None = None
-        self._leases: list[MemoryLease] = []
-        self._held = list(held)
+        self._holding = Holding(ledger, load.name, held)
         self._devices = devices or {}
         self._device: str | None = None  # that is loaded on, or memory was refused on
         self._channel: EngineChannel | None = None
@@ -113,10 +112,10 @@ class EngineProcess:
         try:
             ours, child = await self._spawn()
         except OSError as error:
-            self._give_back()
+            self._holding.give_back()
             return EngineEnd(ModelFailed.code, f"could not be started: {error}", None)
         except BaseException:
-            self._give_back()
+            self._holding.give_back()
             raise
         self.pid = child.pid
         assert child.stdout is not None
@@ -249,13 +248,7 @@ class EngineProcess:
             self._channel.close()
         output.cancel()
         await asyncio.gather(output, return_exceptions=True)
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for lease in (*self._held, *self._leases):
-            self._ledger.release(lease)
-        self._held.clear()
-        self._leases.clear()
+        self._holding.give_back()
 
     def _obituary(self, status: int | None) -> EngineEnd:
         served = None
@@ -322,16 +315,12 @@ class EngineProcess:
 
     def _lease(self, request: wire.LeaseRequest) -> wire.LeaseGrant | wire.LeaseRefusal:
         device = self._devices.get(request.device, request.device)
-        for held in [h for h in self._held if self._ledger.is_shared(h.need.device, device)]:
-            self._ledger.release(held)
-            self._held.remove(held)
         need = Need(request.weights_bytes, request.kv_bytes, request.workspace_bytes, device)
         try:
-            lease = self._ledger.grant(self.load.name, need)
+            lease = self._holding.ask(need)
         except InsufficientMemory as error:
             self._device = request.device
             return wire.LeaseRefusal(error.message)
-        self._leases.append(lease)
         return wire.LeaseGrant(lease.id)
 
     def _on_close(self, fault: str | None) -> None:
