@@ -5,25 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import msgspec
 
 from hearthd import log
 from hearthd.config import Config, Flags, load
 from hearthd.config.schema import ModelConfig
-from hearthd.errors import InvalidRequest
+from hearthd.errors import ConfigError, InvalidRequest
 from hearthd.exits import EXIT_FAILED
-from hearthd.hardware.backend_view import PROBE_SECONDS, probe_command
 from hearthd.hardware.checks import PairReport
 from hearthd.hardware.device import Device
 from hearthd.hardware.memory import memory_of, model_budget_bytes
 from hearthd.hardware.profiles import Profiles
 from hearthd.hardware.tree import Tree
+from hearthd.leased import Leased, ask_daemon
 from hearthd.machine import discover
 from hearthd.placement.candidates import (
     Budgets,
@@ -35,26 +32,13 @@ from hearthd.placement.candidates import (
     units_of,
 )
 from hearthd.placement.cost import Links, Unit
-from hearthd.placement.planner import Outcome, plan
+from hearthd.placement.plan_file import written
+from hearthd.placement.planner import Outcome, Plan, plan
 from hearthd.placement.report import json_of, text_of
 from hearthd.placement.request import Policy, Request, groups_of
+from hearthd.serving.model_facts import ask_facts
 
 DISCOVERY_SECONDS = 30.0
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-
-
-class _Said(msgspec.Struct, frozen=True):
-    """The probe's word on a model."""
-
-    error: _Failure | None = None
-
-
-class _Probe(msgspec.Struct, frozen=True):
-    models: dict[str, msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +56,37 @@ def main(argv: Sequence[str]) -> int:
     flags = Flags(config=arguments.config, state=arguments.state)
     config = load(flags, os.environ, os.getuid()).config
     request, outcome, notes = decide(arguments, config)
+    if arguments.output is not None and outcome.plan is not None:
+        write_plan(Path(arguments.output), outcome.plan, request.shape.name)
     sys.stdout.write((json_of if arguments.json else text_of)(request, outcome, notes))
     return EXIT_FAILED if outcome.plan is None else 0
+
+
+def write_plan(path: Path, plan: Plan, model: str) -> None:
+    """A file for models.NAME.plan; raises ConfigError where it cannot be written."""
+    try:
+        path.write_text(written(plan, model), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
 
 
 def decide(arguments: argparse.Namespace, config: Config) -> tuple[Request, Outcome, list[str]]:
     """The request, its outcome, and what was left out; raises HearthError."""
     model = config.models.get(arguments.model, ModelConfig(path=_path(arguments.model)))
     facts = ask_engine(model.path)
+    leased = ask_daemon(config.socket)
     box = asyncio.run(look(config))
     host = memory_of(Tree(Path(config.hardware.root)))
     limits = config.memory
     budgets = Budgets(
         model_budget_bytes(host, budget=limits.budget, reserve=limits.reserve), limits.devices
     )
+    if leased is not None:
+        budgets = budgets_left(leased, box.devices, arguments.model, budgets)
     units, left_out = units_of(box.devices, box.reports, facts, budgets)
+    if leased is not None:
+        units = [replace(unit, held_bytes=_others(leased, unit, arguments.model)) for unit in units]
+        left_out.append("what other models hold: the daemon runs, and its leases count")
     units = changed(units, facts, arguments.what_if)
     links = links_of(box.devices)
     request = Request(
@@ -105,23 +105,24 @@ def decide(arguments: argparse.Namespace, config: Config) -> tuple[Request, Outc
     return request, plan(request, units, links), left_out
 
 
+def budgets_left(
+    leased: Leased, devices: Sequence[Device], model: str, budgets: Budgets
+) -> Budgets:
+    """What a running daemon would give a model now, which gives back what it has itself. Pure."""
+    free = {device.name: leased.free_bytes(device.name, model) for device in devices}
+    known = {name: n_bytes for name, n_bytes in free.items() if n_bytes is not None}
+    host = max((known[d.name] for d in devices if d.kind == "cpu" and d.name in known), default=0)
+    return Budgets(host or budgets.host_bytes, {**budgets.device_bytes, **known})
+
+
+def _others(leased: Leased, unit: Unit, model: str) -> dict[str, int]:
+    held = leased.held(unit.name)
+    return {holder: n_bytes for holder, n_bytes in held.items() if holder != model}
+
+
 def ask_engine(path: str) -> ModelFacts:
-    """What the engine's probe says of a model; raises InvalidRequest."""
-    try:
-        done = subprocess.run(
-            [*probe_command(), path], capture_output=True, check=False, timeout=PROBE_SECONDS
-        )
-        raw = msgspec.json.decode(done.stdout, type=_Probe).models[path]
-        said = msgspec.json.decode(raw, type=_Said)
-        if said.error is not None:
-            raise InvalidRequest(said.error.message, code=said.error.code)
-        facts = msgspec.json.decode(raw, type=ModelFacts)
-    except subprocess.TimeoutExpired:
-        raise InvalidRequest(
-            f"{path}: its header was not read within {PROBE_SECONDS:g} s"
-        ) from None
-    except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"{path}: the probe gave no report: {error}") from error
+    """What the engine's probe says of a model that generates; raises HearthError."""
+    facts = asyncio.run(ask_facts(path))
     if facts.task != "generate":
         raise InvalidRequest(f"{path} is not for generating: it needs no plan")
     return facts
@@ -179,6 +180,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     found.add_argument(
         "--groups", action="store_true", help="let equal GPUs compute each layer together"
+    )
+    found.add_argument(
+        "--output", "-o", metavar="FILE", help="write the plan there, for models.NAME.plan"
     )
     found.add_argument("--json", action="store_true", help="print one JSON object")
     found.add_argument("--config", metavar="FILE", help="the daemon's configuration")

@@ -65,6 +65,7 @@ class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
     used_bytes: int | None  # by whomsoever
     budget_bytes: int | None  # that models may lease
     leased_bytes: int
+    leasable_bytes: int | None  # still, with what others have taken subtracted
     leases: dict[str, int]  # bytes by model
     utilization: float | None
     temperature_celsius: float | None
@@ -210,6 +211,7 @@ def _device_load(device: Device, ledger: Ledger | None, cpu_loads: dict[int, flo
         used_bytes=(device.total_bytes or 0) - (reading.free_bytes or 0) if known else None,
         budget_bytes=None if ledger is None else ledger.budget_bytes(device.name),
         leased_bytes=sum(leases.values()),
+        leasable_bytes=None if ledger is None else ledger.free_bytes(device.name),
         leases=leases,
         utilization=reading.utilization
         if device.cpu is None

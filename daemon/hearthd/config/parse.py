@@ -32,7 +32,8 @@ def parse(values: Layer, defaults: DefaultPaths) -> Config:
     values.setdefault(("state",), Value(str(defaults.state), builtin))
     values.setdefault(("socket",), Value(str(defaults.socket), builtin))
     for key, value in values.items():
-        if key in (("state",), ("socket",), ("tls", "certificate"), ("tls", "key")):
+        is_plan = len(key) == 3 and key[0] == "models" and key[2] == "plan"
+        if is_plan or key in (("state",), ("socket",), ("tls", "certificate"), ("tls", "key")):
             values[key] = _absolute(value)
         elif len(key) == 3 and key[0] == "models" and key[2] == "path":
             values[key] = _model_path(value)

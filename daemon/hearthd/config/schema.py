@@ -79,6 +79,7 @@ class ModelConfig(Section, frozen=True):
     context: Count | None = None  # tokens of one sequence; unset: what memory holds
     concurrency: Count = 16  # sequences at once
     stages: tuple[StageConfig, ...] = ()  # a forced plan: layers by device
+    plan: str | None = None  # a file that `hearth plan --output` has written
     objective: Literal["latency", "throughput"] = "latency"  # of the planner
     require: tuple[str, ...] = ()  # devices, kinds or vendors: nothing else is used
     prefer: tuple[str, ...] = ()  # nothing else where these suffice

@@ -147,6 +147,14 @@ def kept_to_nodes(places: Iterable[Place], devices: Iterable[Device]) -> list[Pl
     return found
 
 
+def with_own_names(places: Iterable[Place], devices: Iterable[Device]) -> list[Place]:
+    """With what the backends call the devices, and kept to their memory nodes."""
+    known = list(devices)
+    names = {(d.name, backend): name for d in known for backend, name in d.backends.items()}
+    found = [replace(p, name=names.get((p.device, p.backend or ""), p.device)) for p in places]
+    return kept_to_nodes(found, known)
+
+
 def on_the_only(config: ModelConfig, devices: Sequence[Device]) -> Placement | None:
     """Where there is one device, nobody need be asked; None where there are more."""
     usable = [device for device in devices if device.state == "ready"]

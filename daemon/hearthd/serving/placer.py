@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hearthd.config.schema import ModelConfig
-from hearthd.errors import InsufficientMemory
+from hearthd.errors import ConfigError, InsufficientMemory
 from hearthd.hardware.checks import PairReport
 from hearthd.hardware.device import Device
 from hearthd.hardware.inventory import Inventory
@@ -29,7 +29,9 @@ from hearthd.placement.placement import (
     kept_to_nodes,
     on_the_only,
     placed,
+    with_own_names,
 )
+from hearthd.placement.plan_file import parsed, placed_by
 from hearthd.serving.deployments import Revision
 from hearthd.serving.memory_watch import MemoryWatch
 from hearthd.serving.model_facts import ask_facts
@@ -110,6 +112,8 @@ class Placer:
                 configured = replace(configured, places=tuple(places))
             return Granted(self._sized(configured))
         await self._devices.first_look(DISCOVERY_SECONDS)
+        if config.plan is not None:
+            return await self._as_filed(replica, config, config.plan)
         check_words(config, self._present)
         only = on_the_only(config, self._present)
         if only is not None:
@@ -128,6 +132,24 @@ class Placer:
         """The copy is gone."""
         self._in_force.pop(replica, None)
         self._meant.pop(replica, None)
+
+    async def _as_filed(self, replica: Replica, config: ModelConfig, path: str) -> Granted:
+        """As a plan's file says, within what is free; raises ConfigError, InsufficientMemory with its line."""
+        assert self._devices is not None
+        try:
+            text = await asyncio.to_thread(Path(path).read_text, encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"models.{replica.model}.plan: {error}") from error
+        file = parsed(text, path)
+        facts = await self._facts_of(config.path)
+        await self._devices.until_backends_known()
+        async with self._turn:
+            around = self._around()
+            units, _ = candidates_of(config, facts, around)
+            placement = placed_by(file, config, facts, units)
+            places = with_own_names(placement.places, around.devices)
+            placement = replace(placement, places=tuple(places))
+            return Granted(placement, self._hold(replica.model, placement))
 
     # --- parts ---------------------------------------------------------------------------------
 

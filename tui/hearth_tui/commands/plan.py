@@ -16,6 +16,7 @@ _VALUES = {
         "NAME",
         "latency, throughput, or memory: as latency, and from the disk what has no room",
     ),
+    "output": ("FILE", "write the plan there, for models.NAME.plan"),
     "config": ("FILE", "the daemon's configuration"),
     "state": ("DIR", "where the daemon keeps what it knows"),
 }
