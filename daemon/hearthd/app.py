@@ -36,6 +36,7 @@ from hearthd.lan.interfaces import choose, look
 from hearthd.machine import Machine
 from hearthd.placement.budgets import DeviceBudgets
 from hearthd.placement.ledger import HOST_POOL, Ledger, format_bytes
+from hearthd.placement.measured import MeasuredFile
 from hearthd.reload import RELOADER, Reloader, patience_of
 from hearthd.serving.governor import Governor
 from hearthd.serving.memory_watch import MemoryWatch
@@ -105,6 +106,7 @@ def build_app(config: Config, machine: Machine) -> web.Application:
     app.cleanup_ctx.append(_tls)
     app.cleanup_ctx.append(_watching(config, devices))
     app.cleanup_ctx.append(_checking(config))
+    app.cleanup_ctx.append(_measuring(config, ledger))
     app.cleanup_ctx.append(_engines(config))
     app.cleanup_ctx.append(_answers)
     app.cleanup_ctx.append(_batches)
@@ -205,6 +207,20 @@ def _watching(
             yield
 
     return watching
+
+
+def _measuring(
+    config: Config, ledger: Ledger
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """What loads took before is known before engines start."""
+
+    async def measuring(_app: web.Application) -> AsyncIterator[None]:
+        kept = MeasuredFile(Path(config.state), ledger.corrections)
+        await kept.open()
+        yield
+        await kept.close()
+
+    return measuring
 
 
 def _engines(config: Config) -> Callable[[web.Application], AsyncIterator[None]]:

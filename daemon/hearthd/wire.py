@@ -126,6 +126,8 @@ class LeaseRequest(Frame, frozen=True):
     kv_bytes: int
     workspace_bytes: int
     explanation: str = ""
+    backend: str = ""  # of all that is loaded on the device
+    settings: str = ""  # layers and room: with the same, a load takes the same
 
 
 class LeaseGrant(Frame, frozen=True):
@@ -472,6 +474,7 @@ class Beat(Frame, frozen=True):
     draft_gain: float | None = None  # decoding speed over that without guesses, lately
     draft_model_seconds: float = 0.0  # that the draft model took
     draft_failure: str | None = None  # why the draft model guesses no more
+    peak_bytes: int | None = None  # that the process has held at most
 
 
 ToEngine: TypeAlias = (

@@ -71,6 +71,20 @@ class LoadPlan:
         """Of all adapters, on one device."""
         return sum(adapter.n_bytes for adapter in self.adapters.values())
 
+    def _backends_on(self, device: str) -> str:
+        names = [s.backend.name for s in self.stages if device in s.leased_on]
+        return "+".join(dict.fromkeys(names))
+
+    def _settings_on(self, device: str) -> str:
+        layers = [f"{s.spec.first}-{s.spec.last}" for s in self.stages if device in s.leased_on]
+        spec = self.stages[0].spec
+        draft = "" if self.draft is None else f", with {self.draft_name}"
+        return (
+            f"layers {'+'.join(layers)}, {self.room.context} x {self.concurrency} in "
+            f"{self.room.kv_tokens} {spec.kv_dtype}, {spec.weight_kind} weights, {spec.n_rows} rows, "
+            f"{spec.threads} threads, {len(self.adapters)} adapters{draft}"
+        )
+
     def lease_requests(self) -> list[wire.LeaseRequest]:
         """What each device has to give."""
         totals: dict[str, Bytes] = {}
@@ -95,6 +109,8 @@ class LoadPlan:
                 workspace_bytes=need.workspace,
                 explanation=f"{self.model.spec.name}: context {self.room.context} x {self.concurrency} "
                 f"sequences in {self.room.kv_tokens} tokens of key-value memory",
+                backend=self._backends_on(device),
+                settings=self._settings_on(device),
             )
             for device, need in totals.items()
         ]

@@ -31,6 +31,7 @@ from hearthd.engine.link import EngineLink, HearthdGone
 from hearthd.engine.load_plan import plan_load
 from hearthd.engine.loader import execute_load, model_info
 from hearthd.engine.loop import EngineLoop
+from hearthd.engine.peak import peak_bytes
 from hearthd.engine.prefixes.file import SavedPrefix
 from hearthd.engine.prefixes.tiers import PrefixCounters
 from hearthd.engine.preparation import Preparation
@@ -334,4 +335,5 @@ class Worker(EngineLoop[Arrival | Fetched]):
             draft_gain=drafts.gain,
             draft_model_seconds=drafts.model_seconds,
             draft_failure=drafts.failure,
+            peak_bytes=peak_bytes(),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hearthd.placement.corrections import Key
 from hearthd.placement.ledger import Ledger, MemoryLease, Need
 
 
@@ -15,9 +16,16 @@ class Holding:
         self._holder = holder
         self._planned = list(planned)
         self._leases: list[MemoryLease] = []
+        self._asked: list[tuple[Key, Need]] = []  # estimates, without corrections
 
-    def ask(self, need: Need) -> MemoryLease:
-        """A lease of what the engine needs, in place of what was planned there; raises InsufficientMemory."""
+    def ask(self, need: Need, key: Key | None = None) -> MemoryLease:
+        """A lease of what the engine needs, in place of what was planned there; raises InsufficientMemory.
+
+        With a key, what such a load was measured to take counts.
+        """
+        if key is not None:
+            self._asked.append((key, need))
+            need = self._ledger.corrections.corrected(key, need)
         for planned in [
             p for p in self._planned if self._ledger.is_shared(p.need.device, need.device)
         ]:
@@ -26,6 +34,11 @@ class Holding:
         lease = self._ledger.grant(self._holder, need)
         self._leases.append(lease)
         return lease
+
+    def measured(self, peak_bytes: int) -> None:
+        """What the engine's process has held at most; it is that of its only lease, where that is of a processor."""
+        if len(self._asked) == 1 and self._asked[0][1].device.startswith("cpu:"):
+            self._ledger.corrections.note(*self._asked[0], peak_bytes)
 
     def give_back(self) -> None:
         """Everything, however the engine ended; idempotent."""

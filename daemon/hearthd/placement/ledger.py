@@ -8,30 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hearthd.errors import InsufficientMemory
+from hearthd.placement.corrections import Corrections
+from hearthd.placement.need import Footprint, Need
 
 HOST_POOL = "cpu"
 """Of all processors, and of devices that have no memory but the host's."""
+__all__ = ["HOST_POOL", "Footprint", "Ledger", "MemoryLease", "Need", "Verdict", "format_bytes"]
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Bytes of one stage, by purpose."""
-
-    weights_bytes: int
-    kv_bytes: int
-    workspace_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.workspace_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Need(Footprint):
-    """What a load takes of one device."""
-
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +53,8 @@ class Ledger:
         self._outside: dict[str, int] = {}  # by pool: what others have taken of the budget
         self._leases: dict[int, MemoryLease] = {}
         self._numbers = itertools.count(1)
+        self.corrections = Corrections()
+        """Of estimates, by what was measured."""
 
     @property
     def leases(self) -> tuple[MemoryLease, ...]:

@@ -212,6 +212,16 @@ def candidates_of(
     return found, left_out
 
 
+def with_workspaces(units: Iterable[Unit], measured: Mapping[Pair, int]) -> list[Unit]:
+    """With what the model was measured to take beside weights and key-value memory, where it has been."""
+    return [
+        replace(
+            unit, workspace_bytes=measured.get((unit.name, unit.backend), unit.workspace_bytes)
+        )
+        for unit in units
+    ]
+
+
 def decide(
     config: ModelConfig, facts: ModelFacts, around: Surroundings, units: Sequence[Unit]
 ) -> tuple[Request, Outcome]:

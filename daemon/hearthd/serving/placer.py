@@ -30,6 +30,7 @@ from hearthd.placement.placement import (
     on_the_only,
     placed,
     with_own_names,
+    with_workspaces,
 )
 from hearthd.placement.plan_file import parsed, placed_by
 from hearthd.serving.deployments import Revision
@@ -146,6 +147,7 @@ class Placer:
         async with self._turn:
             around = self._around()
             units, _ = candidates_of(config, facts, around)
+            units = with_workspaces(units, self._ledger.corrections.workspaces(config.path))
             placement = placed_by(file, config, facts, units)
             places = with_own_names(placement.places, around.devices)
             placement = replace(placement, places=tuple(places))
@@ -185,6 +187,7 @@ class Placer:
         units, _ = candidates_of(
             config, facts, around, barred=barred, taken=taken, aside_bytes=aside_bytes
         )
+        units = with_workspaces(units, self._ledger.corrections.workspaces(config.path))
         if siblings and not taken and not barred:
             together = await asyncio.to_thread(copies_placed, config, facts, around, units)
             self._meant.update(zip(revision.replicas, together, strict=False))

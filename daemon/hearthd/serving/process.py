@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 from hearthd import wire
 from hearthd.errors import EngineFailed, InsufficientMemory, ModelFailed
+from hearthd.placement.corrections import Key
 from hearthd.placement.holding import Holding
 from hearthd.placement.ledger import Ledger, MemoryLease, Need
 from hearthd.serving.channel import EngineChannel
@@ -281,6 +282,8 @@ class EngineProcess:
                 if frame.n_steps > vitals.n_steps:
                     vitals.n_steps = frame.n_steps
                     self._prove()
+                if frame.peak_bytes is not None:
+                    self._holding.measured(frame.peak_bytes)
                 self._listener.on_beat(frame)
             case wire.Reject() | wire.Encoded() | wire.Decoded():
                 self._listener.on_answer(frame)
@@ -316,8 +319,9 @@ class EngineProcess:
     def _lease(self, request: wire.LeaseRequest) -> wire.LeaseGrant | wire.LeaseRefusal:
         device = self._devices.get(request.device, request.device)
         need = Need(request.weights_bytes, request.kv_bytes, request.workspace_bytes, device)
+        key = Key(self.load.path, request.backend, device, request.settings)
         try:
-            lease = self._holding.ask(need)
+            lease = self._holding.ask(need, key)
         except InsufficientMemory as error:
             self._device = request.device
             return wire.LeaseRefusal(error.message)
