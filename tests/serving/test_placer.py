@@ -27,6 +27,10 @@ def box(*devices: Device, **budgets: int) -> tuple[Placer, Watch, Ledger]:
     return Placer(ledger, watch, ask=watch.facts_of), watch, ledger
 
 
+def replica_places(placer: Placer, replica: Replica) -> str:
+    return "+".join(sorted(placer.devices_of(replica)))
+
+
 async def test_one_device_needs_no_probe() -> None:
     placer, watch, ledger = box(processor())
     made = revision(ModelConfig())
@@ -98,6 +102,17 @@ async def test_copies_have_devices_of_their_own() -> None:
     assert sorted(map(sorted, places)) == [["cpu:0"], ["cuda:0"], ["cuda:1"]]
     with pytest.raises(InsufficientMemory, match="no device for another copy"):
         await placer.place(made.replicas[3], made)
+
+
+async def test_more_copies_than_devices() -> None:
+    placer, _, _ = box(processor(0), processor(1))
+    made = revision(ModelConfig(replicas=4))
+    for replica in made.replicas[:2]:
+        granted = await placer.place(replica, made)
+        placer.take(replica, granted.placement)
+    assert {replica_places(placer, replica) for replica in made.replicas[:2]} == {"cpu:0", "cpu:1"}
+    with pytest.raises(InsufficientMemory, match="no device for another copy"):
+        await placer.place(made.replicas[2], made)
 
 
 async def test_the_policy() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from hearth_tui import figures
 from hearth_tui.answer import Answer
-from hearth_tui.types import ModelDetails, PromptTokensDetails, Usage
+from hearth_tui.types import ModelDetails, Place, PlanInForce, PromptTokensDetails, Usage
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,14 @@ def test_speed_in_one_line() -> None:
         figures.speed(Answer("m", "a", "stop", None, None, 51.26))
         == "first token - · 51.3 tokens/s"
     )
+
+
+def test_plans() -> None:
+    cut = PlanInForce(
+        origin="planned", why="planned for latency",
+        places=[Place("cuda:0", "cuda", (0, 12), 3 << 30), Place("cpu:0", "gguf", (12, 24), 1 << 30)],
+    )  # fmt: skip
+    assert figures.plan(cut) == (
+        "cuda:0 cuda layers 0-11 (3.0 GiB) | cpu:0 gguf layers 12-23 (1.0 GiB), planned for latency"
+    )
+    assert figures.plan(PlanInForce(places=[Place("cpu:0")])) == "cpu:0"

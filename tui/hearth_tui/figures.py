@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hearth_tui.answer import Answer
-from hearth_tui.types import ModelDetails, ModelReadiness
+from hearth_tui.types import ModelDetails, ModelReadiness, Place, PlanInForce
 
 UNKNOWN = "-"
+
+
+def plan(found: PlanInForce) -> str:
+    """ "cuda:0 cuda layers 0-11 (3.1 GiB) | cpu:0 gguf layers 12-23 (2.9 GiB), planned for latency"."""
+    places = " | ".join(_place(place) for place in found.places)
+    return f"{places}, {found.why}" if found.why else places
+
+
+def _place(place: Place) -> str:
+    words = [place.device, *([] if place.backend is None else [place.backend])]
+    if place.layers is not None:
+        words.append(f"layers {place.layers[0]}-{place.layers[1] - 1}")
+    if place.planned_bytes is not None:
+        words.append(f"({data_size(place.planned_bytes)})")
+    return " ".join(words)
 
 
 def or_dash(value: object) -> str:

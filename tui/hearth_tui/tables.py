@@ -86,6 +86,19 @@ def failures(models: Iterable[Model]) -> list[Text]:
     ]
 
 
+def plans(models: Iterable[Model]) -> list[Text]:
+    """One line for each copy of a model that was placed where there was a choice, or could not be loaded."""
+    lines = [
+        f"{model.id}: {text}"
+        for model in models
+        for text in (
+            *(figures.plan(found) for found in model.hearth.plans if found.origin != "only"),
+            *model.hearth.setbacks,
+        )
+    ]
+    return [Text(one_line(line)) for line in lines]
+
+
 def drafts(models: Iterable[Model]) -> list[Text]:
     """One line for each model that another one guesses for."""
     return [

@@ -7,6 +7,25 @@ import msgspec
 # --- what the box has --------------------------------------------------------------------------
 
 
+class Place(msgspec.Struct, frozen=True):
+    """What one copy of a model has on a device."""
+
+    device: str
+    backend: str | None = None
+    layers: tuple[int, int] | None = None  # [first, last); None: all
+    planned_bytes: int | None = None
+
+
+class PlanInForce(msgspec.Struct, frozen=True):
+    """Where one copy of a model is, and why."""
+
+    origin: str = ""
+    why: str = ""
+    places: list[Place] = []
+    alone_tokens_per_second: float | None = None  # predicted
+    tokens_per_second: float | None = None
+
+
 class ModelDetails(msgspec.Struct, frozen=True):
     """What Hearth adds to an entry of /v1/models."""
 
@@ -27,6 +46,8 @@ class ModelDetails(msgspec.Struct, frozen=True):
     n_waiting: int | None = None
     kv_tokens_free: int | None = None
     n_restarts: int | None = None
+    plans: list[PlanInForce] = []  # one for each copy that was placed
+    setbacks: list[str] = []  # where it could not be loaded, and why
     engine_pid: int | None = None
     engine_rss_bytes: int | None = None
     draft: str | None = None  # the model that guesses for it

@@ -243,10 +243,14 @@ def placed(
 def copies_placed(
     config: ModelConfig, facts: ModelFacts, around: Surroundings, units: Sequence[Unit]
 ) -> list[Placement]:
-    """Where `config.replicas` copies go, the quickest first; none where there is no room for so many."""
+    """Where `config.replicas` copies go, or as many as there is room for, the quickest first."""
     request = request_of(config, facts)
-    found = copies(request, units, links_of(around.devices), config.replicas)
-    return [] if found is None else [_placement(request, r, around) for r in found.replicas]
+    links = links_of(around.devices)
+    for n in range(config.replicas, 0, -1):
+        found = copies(request, units, links, n)
+        if found is not None:
+            return [_placement(request, replica, around) for replica in found.replicas]
+    return []
 
 
 def _placement(request: Request, found: Replica, around: Surroundings) -> Placement:

@@ -222,6 +222,8 @@ def _dealt(
 ) -> Iterator[Plan]:
     """A copy for each share: one device each, and the rest for the last; or all dealt out."""
     n, devices = len(shares), _devices_by_speed(units)
+    if n > len(devices):
+        return
     alone = [[device] for device in devices[: n - 1]] + [devices[n - 1 :]]
     dealt = [devices[i::n] for i in range(n)]
     for hands in (alone, dealt) if alone != dealt else (alone,):

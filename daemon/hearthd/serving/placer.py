@@ -129,6 +129,11 @@ class Placer:
         """A copy is about to load there; its siblings keep off those devices."""
         self._in_force[replica] = placement
 
+    def devices_of(self, replica: Replica) -> frozenset[str]:
+        """What a copy uses now."""
+        placement = self._in_force.get(replica)
+        return frozenset() if placement is None else placement.devices
+
     def forget(self, replica: Replica) -> None:
         """The copy is gone."""
         self._in_force.pop(replica, None)

@@ -54,7 +54,7 @@ def describe_readiness(readiness: Readiness) -> str:
 
 
 def _print(status: Status, readiness: Readiness) -> None:
-    from hearth_tui.tables import failures, load_table, make_console
+    from hearth_tui.tables import failures, load_table, make_console, plans
 
     console = make_console()
     console.print(f"box      {one_line(status.box)}")
@@ -65,5 +65,5 @@ def _print(status: Status, readiness: Readiness) -> None:
     if status.models:
         console.print()
         console.print(load_table(status.models))
-    for line in failures(status.models):
+    for line in (*plans(status.models), *failures(status.models)):
         console.print(line)
