@@ -75,6 +75,6 @@ def test_plans() -> None:
         places=[Place("cuda:0", "cuda", (0, 12), 3 << 30), Place("cpu:0", "gguf", (12, 24), 1 << 30)],
     )  # fmt: skip
     assert figures.plan(cut) == (
-        "cuda:0 cuda layers 0-11 (3.0 GiB) | cpu:0 gguf layers 12-23 (1.0 GiB), planned for latency"
+        "cuda:0 cuda layers 0-11 (3 GiB) | cpu:0 gguf layers 12-23 (1 GiB), planned for latency"
     )
     assert figures.plan(PlanInForce(places=[Place("cpu:0")])) == "cpu:0"
