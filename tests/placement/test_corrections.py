@@ -22,8 +22,17 @@ def test_the_next_lease_is_what_was_measured() -> None:
     first.give_back()
     second = Holding(ledger, "m")
     assert second.ask(NEED, KEY).need.total_bytes == 230
+    second.measured(230)
     second.measured(231)  # less than a hundredth more: noise
     assert ledger.corrections.workspaces("/m.gguf") == {("cpu:0", "gguf"): 80}
+
+
+def test_a_load_that_had_more_to_do_counts_once() -> None:
+    corrections = Corrections()
+    for peak, leased in ((400, 400), (230, 400), (230, 230)):
+        corrections.note(KEY, NEED, peak)
+        corrections.note(KEY, NEED, peak + 1, is_new=False)
+        assert corrections.corrected(KEY, NEED).total_bytes == leased
 
 
 def test_weights_and_keys_are_never_less_than_planned() -> None:

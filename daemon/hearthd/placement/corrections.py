@@ -28,7 +28,10 @@ class Measured(msgspec.Struct, frozen=True):
 
     planned_bytes: int
     peak_bytes: int
-    workspace_bytes: int  # of the peak, what is neither weights nor key-value memory
+    workspace_bytes: int  # of the higher peak, what is neither weights nor key-value memory
+    before_bytes: int = (
+        0  # the peak of the load before: a first one may have more to do than others
+    )
 
 
 class Recorder(Protocol):
@@ -38,7 +41,8 @@ class Recorder(Protocol):
 
 
 class Corrections:
-    """Remembers the highest peak of each key; weights and key-value memory are never made smaller than planned."""
+    """Remembers the latest two peaks of each key, of which the higher counts; weights and key-value memory are never made
+    smaller than planned."""
 
     def __init__(self, known: Mapping[Key, Measured] | None = None) -> None:
         self._known: dict[Key, Measured] = dict(known or {})
@@ -62,13 +66,21 @@ class Corrections:
             if key.model == model
         }
 
-    def note(self, key: Key, planned: Need, peak_bytes: int) -> None:
-        """A load has held so much at most until now; `planned` is the estimate without corrections."""
-        before = self._known.get(key)
-        if before is not None and peak_bytes <= before.peak_bytes * (1 + WORTH_TELLING):
-            return
-        workspace = max(0, peak_bytes - planned.weights_bytes - planned.kv_bytes)
-        measured = Measured(planned.total_bytes, peak_bytes, workspace)
+    def note(self, key: Key, planned: Need, peak_bytes: int, *, is_new: bool = True) -> None:
+        """A load has held so much at most until now; `planned` is the estimate without corrections.
+
+        `is_new`: nothing was noted of this load yet.
+        """
+        known, before_bytes = self._known.get(key), 0
+        if known is not None and not is_new:
+            if peak_bytes <= known.peak_bytes * (1 + WORTH_TELLING):
+                return
+            before_bytes = known.before_bytes
+        elif known is not None:
+            before_bytes = known.peak_bytes
+        highest = max(peak_bytes, before_bytes)
+        workspace = max(0, highest - planned.weights_bytes - planned.kv_bytes)
+        measured = Measured(planned.total_bytes, peak_bytes, workspace, before_bytes)
         self._known.pop(key, None)  # the latest is the last
         self._known[key] = measured
         self.record(key, measured)

@@ -16,6 +16,7 @@ class Holding:
         self._holder = holder
         self._planned = list(planned)
         self._leases: list[MemoryLease] = []
+        self._is_noted = False
         self._asked: list[tuple[Key, Need]] = []  # estimates, without corrections
 
     def ask(self, need: Need, key: Key | None = None) -> MemoryLease:
@@ -38,7 +39,8 @@ class Holding:
     def measured(self, peak_bytes: int) -> None:
         """What the engine's process has held at most; it is that of its only lease, where that is of a processor."""
         if len(self._asked) == 1 and self._asked[0][1].device.startswith("cpu:"):
-            self._ledger.corrections.note(*self._asked[0], peak_bytes)
+            is_new, self._is_noted = not self._is_noted, True
+            self._ledger.corrections.note(*self._asked[0], peak_bytes, is_new=is_new)
 
     def give_back(self) -> None:
         """Everything, however the engine ended; idempotent."""
