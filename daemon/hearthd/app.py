@@ -63,6 +63,7 @@ def build_app(config: Config, machine: Machine) -> web.Application:
     memory = _memory_watch(config, ledger)
     placer = Placer(ledger, devices, lambda: checkup.reports, memory=memory)
     supervisor = Supervisor(ledger, _supervisor_options(config, devices, checkup), placer)
+    devices.watch(supervisor.on_device)
     serving = Serving(
         config.models,
         supervisor,

@@ -22,6 +22,7 @@ HearthError                      status  code
 ├── EngineFailed                 500     engine_failed
 ├── CancelledByOperator          503     cancelled_by_operator
 ├── InsufficientMemory           503     insufficient_memory
+├── DeviceUnavailable            503     device_unavailable (Retry-After)
 ├── ModelLoading                 503     model_loading      (Retry-After)
 ├── ModelFailed                  503     model_failed
 ├── ModelDrained                 503     model_drained
@@ -213,6 +214,13 @@ class InsufficientMemory(HearthError):
 
     status = 503
     code = "insufficient_memory"
+
+
+class DeviceUnavailable(HearthError):
+    """What a model must run on is known, and cannot be used now."""
+
+    status = 503
+    code = "device_unavailable"
 
 
 class ModelLoading(HearthError):

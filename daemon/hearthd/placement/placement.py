@@ -8,10 +8,11 @@ from typing import Literal, TypeAlias
 
 from hearthd import wire
 from hearthd.config.schema import ModelConfig
-from hearthd.errors import InsufficientMemory, UnknownDevice
+from hearthd.errors import DeviceUnavailable, InsufficientMemory, UnknownDevice
 from hearthd.hardware.checks import PairReport
 from hearthd.hardware.device import Device
 from hearthd.hardware.host import cpus_to_keep_to
+from hearthd.placement.budgets import unusable
 from hearthd.placement.candidates import Budgets, ModelFacts, links_of, shape_of, units_of
 from hearthd.placement.cost import Prediction, Unit
 from hearthd.placement.ledger import Need
@@ -20,6 +21,8 @@ from hearthd.placement.request import Policy, Request
 
 ANY_PROCESSOR = "cpu:0"
 """What engines call the processors that they may use."""
+RETRY_DEVICE_SECONDS = 30.0
+"""Advice to a client of a model whose device is missing."""
 
 Origin: TypeAlias = Literal["configured", "only", "planned"]
 """configured: as `devices` or `stages` say. only: there is one device. planned: the planner's choice."""
@@ -122,6 +125,20 @@ def check_names(placement: Placement, devices: Iterable[Device]) -> None:
             raise UnknownDevice(f"there is no device {name!r}; there are: {', '.join(names)}")
 
 
+def check_available(words: Iterable[str], devices: Iterable[Device]) -> None:
+    """Raise DeviceUnavailable where all that a word stands for is known, and none of it can be used.
+
+    `words` name devices, kinds or vendors; `devices` has those that are gone, too.
+    """
+    known = list(devices)
+    for word in sorted(words):
+        meant = [d for d in known if word in (d.name, d.kind, d.vendor)]
+        if meant and all(unusable(device) for device in meant):
+            raise DeviceUnavailable(
+                unusable(meant[0]) or "", retry_after_seconds=RETRY_DEVICE_SECONDS
+            )
+
+
 def check_words(config: ModelConfig, devices: Iterable[Device]) -> None:
     """Raise UnknownDevice where a word of the policy is true of no device."""
     known = list(devices)
@@ -215,9 +232,7 @@ def candidates_of(
 def with_workspaces(units: Iterable[Unit], measured: Mapping[Pair, int]) -> list[Unit]:
     """With what the model was measured to take beside weights and key-value memory, where it has been."""
     return [
-        replace(
-            unit, workspace_bytes=measured.get((unit.name, unit.backend), unit.workspace_bytes)
-        )
+        replace(unit, workspace_bytes=measured.get((unit.name, unit.backend), unit.workspace_bytes))
         for unit in units
     ]
 

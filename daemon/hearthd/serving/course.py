@@ -53,6 +53,8 @@ def suspects_of(placement: Placement, end: EngineEnd) -> frozenset[Pair]:
     """What a failed load is laid to: the device it was busy with, or the only one; nothing where somebody chose them. Pure."""
     if placement.origin != "planned" or end.served_seconds is not None or end.code in EVERYWHERE:
         return frozenset()
+    if end.is_displaced:
+        return frozenset()
     places = [p for p in placement.places if p.backend is not None]
     named = [p for p in places if end.device in (p.name, p.device)]
     if not named and len(places) > 1:

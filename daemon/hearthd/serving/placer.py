@@ -23,6 +23,7 @@ from hearthd.placement.placement import (
     Surroundings,
     as_configured,
     candidates_of,
+    check_available,
     check_names,
     check_words,
     copies_placed,
@@ -96,8 +97,8 @@ class Placer:
     ) -> Granted:
         """Where a copy goes now; `barred` pairs of device and backend have failed to load it.
 
-        Raises InsufficientMemory, with the arithmetic and what would help; UnknownDevice, with those there are; and
-        what is wrong with the file.
+        Raises InsufficientMemory, with the arithmetic and what would help; UnknownDevice, with those there are;
+        DeviceUnavailable, where what must be used is missing; and what is wrong with the file.
         """
         config = revision.config
         await self._look_at_memory()
@@ -107,6 +108,7 @@ class Placer:
         if configured is not None:
             if not configured.devices <= {d.name for d in self._present}:
                 await self._devices.first_look(DISCOVERY_SECONDS)
+            check_available(configured.devices, self._devices.inventory.devices)
             check_names(configured, self._present)
             if configured.is_cut:
                 places = kept_to_nodes(configured.places, self._present)
@@ -115,7 +117,8 @@ class Placer:
         await self._devices.first_look(DISCOVERY_SECONDS)
         if config.plan is not None:
             return await self._as_filed(replica, config, config.plan)
-        check_words(config, self._present)
+        check_available(config.require, self._devices.inventory.devices)
+        check_words(config, self._devices.inventory.devices)
         only = on_the_only(config, self._present)
         if only is not None:
             return Granted(self._sized(only))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 from hearthd import wire
-from hearthd.errors import EngineFailed, InsufficientMemory, ModelFailed
+from hearthd.errors import DeviceUnavailable, EngineFailed, InsufficientMemory, ModelFailed
 from hearthd.placement.corrections import Key
 from hearthd.placement.holding import Holding
 from hearthd.placement.ledger import Ledger, MemoryLease, Need
@@ -103,6 +103,7 @@ class EngineProcess:
         self._n_probes = 0
         self._failed: wire.Failed | None = None  # the engine's own word
         self._killed: str | None = None  # why hearthd killed it
+        self._displaced = False  # for its device's sake
         self._closed = asyncio.Event()  # the socket, after the last frame was read
 
     async def run(self) -> EngineEnd:
@@ -152,6 +153,11 @@ class EngineProcess:
             self.send(wire.Stop(0.0, save_seconds=SAVE_SHARE * self._patience.stop_seconds))
         else:
             self._kill("was stopped while it loaded")  # it reads no frames, and has nothing to lose
+
+    def lose(self, why: str) -> None:
+        """End it at once, for a reason that is not its own; a replacement goes on with what it had."""
+        self._displaced = True
+        self._kill(why)
 
     # --- birth, life and death -----------------------------------------------------------------
 
@@ -255,6 +261,9 @@ class EngineProcess:
         served = None
         if self._ready_seconds is not None:
             served = time.monotonic() - self._ready_seconds
+        if self._displaced:
+            message = f"the engine {self._killed}"
+            return EngineEnd(DeviceUnavailable.code, message, served, status, self._device)
         if self._failed is not None:
             failed = self._failed
             return EngineEnd(failed.code, failed.message, served, status, self._device)

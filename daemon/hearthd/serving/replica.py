@@ -11,6 +11,7 @@ from hearthd import wire
 from hearthd.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
+    DeviceUnavailable,
     EngineFailed,
     HearthError,
     InvalidRequest,
@@ -49,9 +50,9 @@ class Replica:
         self.beat: wire.Beat | None = None
         self.n_restarts = 0
         self.rss_bytes: int | None = None
-        self.setbacks: list[str] = []  # where it could not be loaded, and why
         self.placement: Placement | None = None  # of the engine that is there, or was last
         self.setbacks: list[str] = []  # where it could not be loaded, and why
+        self.displaced: frozenset[str] = frozenset()  # devices it was on, which were lost
         self.retired = False  # another is in its place
         self.vacant = False  # its last engine is gone, and none will come
         self._on_over = on_over
@@ -208,24 +209,33 @@ class Replica:
 
     def lost(self, end: EngineEnd) -> None:
         """The process is gone and will be replaced: the next one goes on with what is here."""
+        were_taken = self.state == "ready"
         self._detach()
         self.state = "restarting"
         self.n_restarts += 1
         self.failure = EngineFailed(end.message, code=end.code)
         for generation in list(self._generations.values()):
+            if end.is_displaced and were_taken:
+                generation.n_attempts -= 1
             if generation.n_attempts >= MAX_ATTEMPTS:
                 what = "was answered" if generation.started else "waited"
-                message = f"{MAX_ATTEMPTS} engines were lost while this request {what}: {end.message}"
+                message = (
+                    f"{MAX_ATTEMPTS} engines were lost while this request {what}: {end.message}"
+                )
                 self._fail(generation, EngineFailed(message))
             else:
                 generation.resume()
 
-    def give_up(self, code: str, message: str) -> None:
+    def give_up(self, failure: HearthError) -> None:
         """The model has failed: nobody need wait for it."""
         self._detach()
         self.state = "failed"
-        self.failure = ModelFailed(message, code=code)
+        self.failure = failure
         self.fail_all(self.refusal)
+
+    def try_again(self) -> None:
+        """What was missing may be there now."""
+        self.state, self.phase, self.progress, self.failure = "loading", "starting", 0.0, None
 
     def vacate(self) -> None:
         """No process is here any more, nor will be."""
@@ -234,6 +244,11 @@ class Replica:
 
     def refusal(self) -> HearthError:
         """What a client of a failed model is told."""
+        if isinstance(self.failure, DeviceUnavailable):
+            return DeviceUnavailable(
+                f"the model {self.model} cannot run now: {self.failure.message}",
+                retry_after_seconds=self.failure.retry_after_seconds,
+            )
         reason = self.failure.message if self.failure is not None else "unknown"
         return ModelFailed(f"the model {self.model} has failed: {reason}")
 

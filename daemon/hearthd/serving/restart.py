@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from hearthd.errors import DeviceUnavailable
+
 FIRST_DELAY_SECONDS = 0.5
 MOST_DELAY_SECONDS = 30.0
 
@@ -18,6 +20,11 @@ class EngineEnd:
     served_seconds: float | None  # None: it never got ready
     exit_status: int | None = None  # negative: the signal that ended it; None: unknown
     device: str | None = None  # that it was refused memory on, or was loading on, as it calls it
+
+    @property
+    def is_displaced(self) -> bool:
+        """It was ended for its device's sake: nothing was wrong with it, or with what it did."""
+        return self.code == DeviceUnavailable.code
 
 
 @dataclass(frozen=True, slots=True)

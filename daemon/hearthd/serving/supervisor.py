@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 import psutil
 
 from hearthd import wire
-from hearthd.errors import EngineFailed, HearthError
+from hearthd.errors import EngineFailed, HearthError, ModelFailed
+from hearthd.hardware.inventory import DeviceEvent
 from hearthd.placement.ledger import Ledger
 from hearthd.placement.placement import ANY_PROCESSOR, Placement
 from hearthd.serving.course import Course
@@ -29,6 +32,8 @@ from hearthd.tasks import tell_crash
 log = logging.getLogger(__name__)
 
 MEMORY_SAMPLE_SECONDS = 5.0
+LOST: Final = ("gone", "failed")
+"""States of a device in which nothing on it can go on. One that is silent may be computing."""
 PLACING_SECONDS = 300.0
 """In which it is found out where a model goes, at most: its file is read, and backends are asked."""
 
@@ -44,6 +49,7 @@ class SupervisorOptions:
     prefix_folders: PrefixFolders | None = None
     quarantined: Callable[[], dict[str, str]] | None = None  # "BACKEND DEVICE" to the reason
     cpus: Callable[[str], frozenset[int] | None] | None = None  # that a device's models keep to
+    return_seconds: float = 60.0  # that an engine may finish in before it goes back to its device
     threads: Callable[[str], int] | None = None  # of a model on a device, where none are configured
 
 
@@ -63,6 +69,9 @@ class Supervisor:
         self._processes: dict[Replica, EngineProcess] = {}
         self._sampler: asyncio.Task[None] | None = None
         self._stopping = False
+        self._lost: set[str] = set()  # devices
+        self._returning: set[asyncio.Task[None]] = set()
+        self._devices_changed = asyncio.Event()  # set once, then another takes its place
 
     def start(self, name: str, revision: Revision) -> None:
         """Keep the replicas of a deployment's revision filled from now on; needs a loop."""
@@ -81,6 +90,40 @@ class Supervisor:
             for replica, progress in self._progress.items()
             if progress.is_stalled(now)
         ]
+
+    def on_device(self, event: DeviceEvent) -> None:
+        """A device has come, gone, or changed: engines on one that is lost go elsewhere, and those that it drove away come back.
+
+        What they had goes with them. Models without a place look for one again.
+        """
+        device = event.device
+        if device.state in LOST:
+            self._lost.add(device.name)
+            for replica, process in self._processes.items():
+                placement = replica.placement
+                if placement is not None and device.name in placement.devices:
+                    replica.displaced |= {device.name}
+                    process.lose(f"was on {device.name}, which is {device.state}: {device.problem}")
+        elif device.name in self._lost:
+            self._lost.discard(device.name)
+            for replica in self._processes:
+                if device.name in replica.displaced:
+                    task = asyncio.create_task(self._go_back(replica, device.name))
+                    task.add_done_callback(tell_crash)
+                    task.add_done_callback(self._returning.discard)
+                    self._returning.add(task)
+        self._devices_changed.set()
+        self._devices_changed = asyncio.Event()
+
+    async def _go_back(self, replica: Replica, device: str) -> None:
+        """Once nothing runs, or it has waited long enough: what runs goes on there as well."""
+        await replica.until_idle(self.options.return_seconds)
+        process, placement = self._processes.get(replica), replica.placement
+        if device in self._lost or process is None or placement is None:
+            return
+        replica.displaced -= {device}
+        if device not in placement.devices:
+            process.lose(f"goes back to {device}, which is there again")
 
     async def retire(
         self, replica: Replica, seconds: float, error: Callable[[], HearthError] | None = None
@@ -115,28 +158,36 @@ class Supervisor:
             else:
                 process.stop()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
-        if self._sampler is not None:
-            self._sampler.cancel()
-            await asyncio.gather(self._sampler, return_exceptions=True)
+        others = [*self._returning, *([] if self._sampler is None else [self._sampler])]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _keep(self, replica: Replica, revision: Revision) -> None:
         """Run engine after engine in one replica, until it is stopped or given up."""
         progress = self._progress[replica] = Progress()
         try:
-            await self._keep_filled(replica, revision, progress)
-        except HearthError as error:
-            log.error("model failed: %s", error.message, extra={"model": replica.model})
-            replica.give_up(error.code, error.message)
+            while not await self._keep_filled(replica, revision, progress):
+                replica.try_again()
         finally:
             del self._progress[replica]
             self._placer.forget(replica)
 
-    async def _keep_filled(self, replica: Replica, revision: Revision, progress: Progress) -> None:
+    async def _keep_filled(self, replica: Replica, revision: Revision, progress: Progress) -> bool:
+        """Returns whether nothing more is to come: False where there was no place, and devices have changed."""
         n_losses, ever_ready = 0, False
         course = Course()
         while not self._is_over(replica):
+            changed = self._devices_changed
             progress.step(PLACING_SECONDS)
-            granted = await course.place(self._placer, replica, revision)
+            try:
+                granted = await course.place(self._placer, replica, revision)
+            except HearthError as error:
+                log.error("model failed: %s", error.message, extra={"model": replica.model})
+                replica.give_up(error)
+                progress.step(math.inf)
+                await changed.wait()
+                return False
             progress.step()
             process = self._process(replica, revision, granted, progress)
             replica.attach(process, granted.placement)
@@ -146,10 +197,14 @@ class Supervisor:
             finally:
                 del self._processes[replica]
             if self._is_over(replica):
-                return
+                return True
             if course.goes_elsewhere(granted.placement, end):
                 log.error("%s", course.setbacks[-1], extra={"model": replica.model})
                 replica.setbacks = course.setbacks
+                continue
+            if end.is_displaced:
+                log.warning("%s", end.message, extra={"model": replica.model})
+                replica.lost(end)
                 continue
             ever_ready = ever_ready or end.served_seconds is not None
             decision = after_end(
@@ -157,8 +212,8 @@ class Supervisor:
             )
             if isinstance(decision, GiveUp):
                 log.error("model failed: %s", decision.message, extra={"model": replica.model})
-                replica.give_up(decision.code, decision.message)
-                return
+                replica.give_up(ModelFailed(decision.message, code=decision.code))
+                return True
             log.error(
                 "%s; the next one starts in %.1f s", end.message, decision.delay_seconds,
                 extra={"model": replica.model},
@@ -167,6 +222,7 @@ class Supervisor:
             replica.lost(end)
             progress.step(decision.delay_seconds)
             await asyncio.sleep(decision.delay_seconds)
+        return True
 
     def _is_over(self, replica: Replica) -> bool:
         return self._stopping or replica.retired
@@ -245,4 +301,4 @@ def _tell_crash(replica: Replica, task: asyncio.Task[None]) -> None:
     if task.cancelled() or (error := task.exception()) is None:
         return
     log.critical("%s: the task that keeps it has failed", task.get_name(), exc_info=error)
-    replica.give_up(HearthError.code, f"hearthd could not keep its engine: {error}")
+    replica.give_up(HearthError(f"hearthd could not keep its engine: {error}"))
