@@ -210,9 +210,7 @@ def _watching(
     return watching
 
 
-def _measuring(
-    config: Config, ledger: Ledger
-) -> Callable[[web.Application], AsyncIterator[None]]:
+def _measuring(config: Config, ledger: Ledger) -> Callable[[web.Application], AsyncIterator[None]]:
     """What loads took before is known before engines start."""
 
     async def measuring(_app: web.Application) -> AsyncIterator[None]:
