@@ -79,6 +79,9 @@ class Daemon:
                 connection.request("POST", path, json.dumps(body))
             response = connection.getresponse()
             return response.status, json.loads(response.read())
+        except ConnectionError as error:  # a daemon that ended while it started, perhaps
+            error.add_note(self._log.read_text())
+            raise
         finally:
             connection.close()
 

@@ -105,6 +105,7 @@ class ScriptedDrafter:
         self.outputs = outputs
         self.wrong_every = wrong_every
         self.n_proposed = 0
+        self.n_accepted = 0
 
     def propose(
         self, requests: Sequence[Request], limits: Sequence[int], n_spare: int
@@ -118,7 +119,9 @@ class ScriptedDrafter:
         return drafts
 
     def observe(self, plan: StepPlan, n_gained: Sequence[int], seconds: float) -> None:
-        """Scripted drafters learn nothing."""
+        """Scripted drafters learn nothing, they count: a sample more than the plain one is a guess that stood."""
+        for n_guessed, n in zip(plan.drafts, n_gained, strict=True):
+            self.n_accepted += max(0, n - 1) if n_guessed else 0
 
     def leave(self, request: Request) -> None:
         """Nor do they care where requests sit."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_box import MODEL, FakeBox
+from pilot_patience import until
 from screen_snapshot import check_snapshot
 from textual.app import App
 from textual.pilot import Pilot
@@ -33,14 +34,6 @@ def app(box: FakeBox) -> Iterator[TalkApp]:
     """A chat over a real connection."""
     with Client(Address(box.url)) as client:
         yield TalkApp(Session(client), Model("canary"), None)
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        await pilot.pause(0.01)
-    raise AssertionError("it never came")
 
 
 def turns(app: App[None]) -> list[Turn]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pilot_patience import until
 from rich.text import Text
 from screen_snapshot import check_snapshot, screen_text
 from textual.command import CommandList, CommandPalette
@@ -43,15 +44,6 @@ def box() -> WatchedBox:
 
 def app_of(box: WatchedBox) -> TopApp:
     return TopApp(box, read_seconds=0.02)
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    """Wait for something that the screen is to show."""
-    for _ in range(500):
-        if holds():
-            return
-        await pilot.pause(0.005)
-    raise AssertionError("it never came")
 
 
 def table(pilot: Pilot[None], name: str) -> LiveTable:

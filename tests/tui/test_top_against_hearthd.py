@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hearthd_process import Daemon
+from pilot_patience import until
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -30,14 +31,6 @@ def folder() -> Iterator[Path]:
     """Not tmp_path: a socket's path has 107 bytes at most."""
     with tempfile.TemporaryDirectory(prefix="hearth") as path:
         yield Path(path)
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if holds():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError(f"it never came; {banner(pilot)}; {rows(pilot, 'models')}")
 
 
 def rows(pilot: Pilot[None], name: str) -> list[str]:
